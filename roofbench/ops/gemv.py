@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: MIT
+"""Decode: ``y (M, N) = x (M, K) @ w (N, K).T`` for M = 1 ... 16 tokens. Reads w once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from roofbench import data
+from roofbench.formats import FORMATS
+from roofbench.models import Model
+from roofbench.numerics import Expected, aligned
+from roofbench.op import (
+    Arg,
+    Case,
+    Dims,
+    Instance,
+    Op,
+    Problem,
+    Traffic,
+    axes,
+    check_sizes,
+    dtype_of,
+    instances_for,
+)
+from roofbench.ops import _product as linear
+
+# layer -> M, by suite
+_LAYERS: dict[str, dict[str, tuple[int, ...]]] = {
+    "quick": {"k+v": (1,), "gate+up": (1,)},
+    "standard": {"k+v": (1,), "q+o": (1,), "gate+up": (1, 8), "lm_head": (1,)},
+}
+_EVERY_M = (1, 2, 4, 8, 16)
+_WARM_LAYER = "k+v"  # small enough for a last-level cache
+_WARM_FORMATS = {"quick": ("int4",), "standard": ("f32", "bf16", "int4")}  # of that layer
+
+
+class Gemv(Op):
+    """x (M, K), w (N, K) stored in any format, y (M, N)."""
+
+    name = "gemv"
+
+    def stem(self, format: str) -> str:
+        return linear.linear_stem(self.name, self.types(format).w)
+
+    def cases(self, model: Model, suite: str) -> Iterator[Case]:
+        if suite != "full" and model.experts:
+            return  # the suites measure a mixture's experts in gemv_moe
+        for layer in model.matrices():
+            if layer.experts or layer.name == "router":
+                continue
+            for m in _LAYERS[suite].get(layer.name, ()) if suite in _LAYERS else _EVERY_M:
+                for format in self._formats(suite, layer.name):
+                    dims = {"M": m, "N": layer.N, "K": layer.K}
+                    yield Case(self.name, format, f"{model.id}/{layer.name}/M{m}", dims)
+
+    def _formats(self, suite: str, layer: str) -> tuple[str, ...]:
+        return _WARM_FORMATS.get(suite, self.formats) if layer == _WARM_LAYER else self.formats
+
+    def warm(self, case: Case) -> bool:
+        return f"/{_WARM_LAYER}/M1" in case.name
+
+    def signature(self, format: str, dims: Mapping[str, int]) -> dict[str, Arg]:
+        types = self.types(format)
+        m, n, k = (dims[name] for name in "MNK")
+        check_sizes(dims, M=0, N=0, K=0)
+        weights = FORMATS[types.w].parts((n, k), types.x)
+        return {
+            "x": Arg((m, k), dtype_of(types.x)),
+            **{name: Arg(*part) for name, part in weights.items()},
+            "y": Arg((m, n), dtype_of(types.y), "out"),
+        }
+
+    def infer(self, format: str, arrays: Mapping[str, Any]) -> Dims:
+        n = axes(arrays, "w", "N words")["N"]
+        return {**axes(arrays, "x", "M K"), "N": n}
+
+    def traffic(self, case: Case) -> Traffic:
+        signature = self.signature(case.format, case.dims)
+        return Traffic(sum(a.nbytes for a in signature.values() if a.role == "in"), signature["y"].nbytes)
+
+    def flops(self, case: Case) -> int:
+        return 2 * case.dims["M"] * case.dims["N"] * case.dims["K"]
+
+    def problem(self, case: Case, seed: int, cold_bytes: int) -> Problem:
+        rng = np.random.default_rng(seed)
+        types, (m, n, k) = case.types, (case.dims[name] for name in "MNK")
+        variants = linear.random_activations(rng, (m, k), types)
+        base = data.weights(rng, (n, k), types.w, types.x)
+        known = linear.expected([linear.activations(v, types) for v in variants], base, types, rng)
+
+        def instance(shift: int) -> Instance:
+            weights = linear.rolled(base, shift) if shift else base
+            y = aligned((m, n), dtype_of(types.y))
+            arrays = {"x": aligned((m, k), dtype_of(types.x)), **weights, "y": y}
+            return Instance(arrays, lambda v: {"y": known[v].rolled(shift)}, linear.spoiler(y))
+
+        count = instances_for(self.traffic(case).bytes, cold_bytes)
+        return Problem([instance(i * (n // count + 1) % max(n, 1)) for i in range(count)], variants)
+
+    def reference(self, format: str, arrays: Mapping[str, Any], *, random: bool = True) -> dict[str, Expected]:
+        types = self.types(format)
+        weights = linear.parts_of(arrays, "w")
+        return {"y": linear.product(linear.activations(arrays, types), weights, types, random=random)}

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: MIT
+"""Decode of a mixture of experts: ``y[m, j] = w[expert_ids[m, j]] @ x[m]``. Reads each visited expert once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from roofbench import data
+from roofbench.formats import FORMATS, Array, Parts
+from roofbench.models import Model
+from roofbench.numerics import Close, Expected, aligned
+from roofbench.op import (
+    Arg,
+    Case,
+    Dims,
+    Instance,
+    Op,
+    Problem,
+    Traffic,
+    Types,
+    axes,
+    check_sizes,
+    dtype_of,
+    instances_for,
+)
+from roofbench.ops import _product as linear
+
+_SUITE_FORMATS = {"quick": ("bf16", "int4", "mxfp4"), "standard": ("bf16", "int4", "mxfp4")}
+_SUITE_LAYERS = {"quick": ("gate+up",), "standard": ("gate+up", "down")}
+_SUITE_M = {"quick": (1,), "standard": (1,)}
+_EVERY_M = (1, 2, 4, 8, 16)
+
+
+class GemvMoe(Op):
+    """x (M, x_slots, K), w (E, N, K) stored in any format, expert_ids (M, top_k) int32, y (M, top_k, N).
+
+    x_slots is 1 where a token's experts share its x (gate, up), top_k where each has its own (down).
+    """
+
+    name = "gemv_moe"
+
+    def cases(self, model: Model, suite: str) -> Iterator[Case]:
+        for layer in model.matrices():
+            if not layer.experts or layer.name not in _SUITE_LAYERS.get(suite, (layer.name,)):
+                continue
+            for m in _SUITE_M.get(suite, _EVERY_M):
+                for format in _SUITE_FORMATS.get(suite, self.formats):
+                    dims = {
+                        "M": m,
+                        "N": layer.N,
+                        "K": layer.K,
+                        "E": layer.experts,
+                        "top_k": layer.top_k,
+                        "x_slots": layer.top_k if layer.per_expert_input else 1,
+                    }
+                    yield Case(self.name, format, f"{model.id}/experts_{layer.name}/M{m}", dims)
+
+    def signature(self, format: str, dims: Mapping[str, int]) -> dict[str, Arg]:
+        types = self.types(format)
+        m, n, k, e, top_k, x_slots = (dims[name] for name in ("M", "N", "K", "E", "top_k", "x_slots"))
+        check_sizes(dims, M=0, N=0, K=0, E=1, top_k=1)
+        if x_slots not in (1, top_k):
+            raise ValueError(f"x has {x_slots} slots per token; it must have 1 or expert_ids' top_k of {top_k}")
+        weights = FORMATS[types.w].parts((e, n, k), types.x)
+        return {
+            "x": Arg((m, x_slots, k), dtype_of(types.x)),
+            **{name: Arg(*part) for name, part in weights.items()},
+            "expert_ids": Arg((m, top_k), np.dtype(np.int32)),
+            "y": Arg((m, top_k, n), dtype_of(types.y), "out"),
+        }
+
+    def infer(self, format: str, arrays: Mapping[str, Any]) -> Dims:
+        w, ids = axes(arrays, "w", "E N words"), axes(arrays, "expert_ids", "M top_k")
+        x = axes(arrays, "x", "M x_slots K")
+        return {"M": x["M"], "N": w["N"], "K": x["K"], "E": w["E"], "top_k": ids["top_k"], "x_slots": x["x_slots"]}
+
+    def check_values(self, format: str, dims: Mapping[str, int], arrays: Mapping[str, Any]) -> None:
+        ids = arrays["expert_ids"]
+        bad = np.argwhere((ids < 0) | (ids >= dims["E"]))
+        if bad.size:
+            at = tuple(int(i) for i in bad[0])
+            raise ValueError(f"expert_ids{list(at)} = {ids[at]}; there are {dims['E']} experts, from 0")
+
+    def distinct(self, case: Case) -> int:
+        """Experts that one launch of a case visits: its ids repeat none before all are used."""
+        return min(case.dims["E"], case.dims["M"] * case.dims["top_k"])
+
+    def traffic(self, case: Case) -> Traffic:
+        signature = self.signature(case.format, case.dims)
+        experts = sum(signature[name].nbytes for name in linear.parts_of(signature, "w"))
+        read = experts // case.dims["E"] * self.distinct(case)
+        return Traffic(read + signature["x"].nbytes + signature["expert_ids"].nbytes, signature["y"].nbytes)
+
+    def flops(self, case: Case) -> int:
+        return 2 * case.dims["M"] * case.dims["top_k"] * case.dims["N"] * case.dims["K"]
+
+    def footprint(self, case: Case, cold_bytes: int) -> int:
+        held = sum(arg.nbytes for arg in self.signature(case.format, case.dims).values())
+        launches = instances_for(self.traffic(case).bytes, cold_bytes)
+        return 2 * held * -(-launches // max(1, case.dims["E"] // self.distinct(case)))
+
+    def problem(self, case: Case, seed: int, cold_bytes: int) -> Problem:
+        rng = np.random.default_rng(seed)
+        types, dims = case.types, case.dims
+        signature = self.signature(case.format, dims)
+        variants = linear.random_activations(rng, signature["x"].shape, types)
+        decoded = [linear.activations(v, types) for v in variants]
+        base = data.weights(rng, (dims["E"], dims["N"], dims["K"]), types.w, types.x)
+        order, visited = rng.permutation(dims["E"]).astype(np.int32), self.distinct(case)
+        count = instances_for(self.traffic(case).bytes, cold_bytes)
+        per_copy = max(1, dims["E"] // visited)  # launches that share no expert, in one copy of w
+        copies: list[Parts] = []
+
+        def instance(i: int) -> Instance:
+            copy, slot = divmod(i, per_copy)
+            shift = copy * (dims["N"] // 7 + 1) % dims["N"]
+            if copy == len(copies):
+                copies.append(linear.rolled(base, shift) if copy else base)
+            ids = aligned(signature["expert_ids"].shape, np.int32)
+            ids[...] = order[(slot * visited + np.arange(ids.size)) % dims["E"]].reshape(ids.shape)
+            y = aligned(signature["y"].shape, signature["y"].dtype)
+            x = aligned(signature["x"].shape, signature["x"].dtype)
+            known = _visit_all(decoded, base, ids, types)
+            return Instance(
+                {"x": x, **copies[copy], "expert_ids": ids, "y": y},
+                lambda v: {"y": known[v].rolled(shift)},
+                linear.spoiler(y),
+            )
+
+        return Problem([instance(i) for i in range(count)], variants)
+
+    def reference(self, format: str, arrays: Mapping[str, Any], *, random: bool = True) -> dict[str, Expected]:
+        types, weights = self.types(format), linear.parts_of(arrays, "w")
+        return {"y": _visit(linear.activations(arrays, types), weights, arrays["expert_ids"], types, random=random)}
+
+
+def _visit_all(xs: list[Array], weights: Parts, ids: Array, types: Types) -> list[Close]:
+    """`_visit` for several x, each expert decoded once."""
+    whole = _visit(np.concatenate(xs), weights, np.tile(ids, (len(xs), 1)), types)
+    m = len(ids)
+    return [Close(whole.value[i : i + m], whole.spread[i : i + m], types.y) for i in range(0, m * len(xs), m)]
+
+
+def _visit(x: Array, weights: Parts, ids: Array, types: Types, *, random: bool = True) -> Close:
+    """y (M, top_k, N) and its spread, expert by expert; x (M, x_slots, K) in float64."""
+    x = np.broadcast_to(x, (*ids.shape, x.shape[-1]))
+    value = np.zeros((*ids.shape, weights["w"].shape[1]))
+    spread = np.zeros_like(value)
+    for expert in np.unique(ids):
+        tokens = ids == expert
+        one = linear.product(x[tokens], linear.at(weights, expert), types, random=random)
+        value[tokens], spread[tokens] = one.value, one.spread
+    return Close(value, spread, types.y, random)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MIT
+"""What the machine itself can do: streams of reads and writes, and multiply-adds. Other rows' roofs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from roofbench.models import Model
+from roofbench.numerics import Exact, Expected, aligned
+from roofbench.op import Arg, Case, Dims, Instance, Op, Problem, Traffic, check_sizes, instances_for
+from roofbench.ops._product import spoiler
+
+KINDS = ("read", "write", "copy", "triad", "fma", "matrix")
+STREAMS, PEAKS = KINDS[:4], KINDS[4:]
+
+_U64, _F32, _I64 = np.dtype(np.uint64), np.dtype(np.float32), np.dtype(np.int64)
+_LEAST_BYTES, _MOST_BYTES = 32 << 20, 512 << 20  # of one launch
+PEAK_TASK = 16 * 120 * 1024  # multiply-adds that one thread does at a time
+PEAK_TASKS = 256
+
+
+class Probe(Op):
+    """One case per kind, with ``kind`` its index in `KINDS` and n elements or multiply-adds.
+
+    read: ``sum = a[0] + ... + a[n - 1]`` modulo 2^64, a (n,) u64. write: ``a = 1``, a (n,) f32.
+    copy: ``b = a``. triad: ``a = b + 3 c``. fma, matrix: n multiply-adds, each of which adds 1 to
+    ``count`` (1,) i64, in registers or as outer products from the nearest cache.
+    """
+
+    name = "probe"
+
+    def cases(self, model: Model, suite: str) -> Iterator[Case]:
+        yield from ()  # probes belong to no model: see `probes`
+
+    def signature(self, format: str, dims: Mapping[str, int]) -> dict[str, Arg]:
+        self.types(format)
+        check_sizes(dims, n=1)
+        n, kind = (dims["n"],), KINDS[dims["kind"]]
+        return {
+            "read": {"a": Arg(n, _U64), "sum": Arg((1,), _U64, "out")},
+            "write": {"a": Arg(n, _F32, "out")},
+            "copy": {"a": Arg(n, _F32), "b": Arg(n, _F32, "out")},
+            "triad": {"a": Arg(n, _F32, "out"), "b": Arg(n, _F32), "c": Arg(n, _F32)},
+            "fma": {"count": Arg((1,), _I64, "out")},
+            "matrix": {"count": Arg((1,), _I64, "out")},
+        }[kind]
+
+    def infer(self, format: str, arrays: Mapping[str, Any]) -> Dims:
+        raise ValueError("probe takes its sizes from its case: it has no arrays of a caller's")
+
+    def traffic(self, case: Case) -> Traffic:
+        if KINDS[case.dims["kind"]] in PEAKS:
+            return Traffic(0, 0)
+        signature = self.signature(case.format, case.dims)
+        large = [arg for arg in signature.values() if arg.shape != (1,)]
+        return Traffic(
+            sum(arg.nbytes for arg in large if arg.role == "in"),
+            sum(arg.nbytes for arg in large if arg.role == "out"),
+        )
+
+    def flops(self, case: Case) -> int:
+        return 2 * case.dims["n"] if KINDS[case.dims["kind"]] in PEAKS else 0
+
+    def problem(self, case: Case, seed: int, cold_bytes: int) -> Problem:
+        touched = self.traffic(case).bytes
+        count = instances_for(touched, cold_bytes) if touched else 1
+        return Problem([self._instance(case, seed + i) for i in range(count)], [{}])
+
+    def _instance(self, case: Case, seed: int) -> Instance:
+        rng = np.random.default_rng(seed)
+        arrays = {}
+        for name, arg in self.signature(case.format, case.dims).items():
+            arrays[name] = aligned(arg.shape, arg.dtype, align=4096)
+            if arg.role == "in" and arg.dtype == _U64:
+                arrays[name][...] = rng.integers(0, 1 << 63, arg.shape, np.uint64)
+            elif arg.role == "in":
+                arrays[name][...] = rng.integers(-1000, 1000, arg.shape, np.int32)  # whole numbers: sums are exact
+        known = self.reference(case.format, {**arrays, "n": case.dims["n"]})
+        written = next(array for name, array in arrays.items() if name in known)
+        return Instance(arrays, lambda _: known, spoiler(written))
+
+    def reference(self, format: str, arrays: Mapping[str, Any], *, random: bool = True) -> dict[str, Expected]:
+        if "sum" in arrays:
+            return {"sum": Exact(arrays["a"].sum(dtype=np.uint64, keepdims=True))}
+        if "count" in arrays:
+            return {"count": Exact(np.array([arrays["n"]], np.int64))}
+        if "c" in arrays:
+            return {"a": Exact(arrays["b"] + np.float32(3) * arrays["c"])}
+        if "b" in arrays:
+            return {"b": Exact(arrays["a"].copy())}
+        return {"a": Exact(np.ones_like(arrays["a"]))}
+
+
+def probes(cold_bytes: int) -> Iterator[Case]:
+    """One case per kind, sized for a machine whose caches `cold_bytes` overflow."""
+    nbytes = min(max(cold_bytes // 4, _LEAST_BYTES), _MOST_BYTES)
+    per_element = {"read": 8, "write": 4, "copy": 8, "triad": 12}
+    for kind, name in enumerate(KINDS):
+        n = PEAK_TASK * PEAK_TASKS if name in PEAKS else nbytes // per_element[name] // 4096 * 4096
+        yield Case("probe", "f32", name, {"kind": kind, "n": n})
