@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: MIT
+"""Builds ``roofbench._cpu`` from the C sources beside this file, with cffi in API mode.
+
+setup.py names `ffibuilder`. `flags` and `prototypes` also serve who compiles one of the files alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+HEADER = HERE / "cpu_kernels.h"
+
+# Contraction: a multiply-add rounds once wherever the chip can, as ISO modes of GCC otherwise forbid.
+# psabi: vectors wider than the baseline's registers never cross a call between files.
+COMPILE = ("-O3", "-std=gnu11", "-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-psabi")
+
+
+def compiler() -> list[str]:
+    """The C compiler: $CC, else the one that built this Python, else cc."""
+    return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+
+
+def openmp() -> list[str]:
+    """``["-fopenmp"]`` where the compiler has OpenMP and its runtime, else nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "probe.c"
+        source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
+        command = [*compiler(), "-fopenmp", str(source), "-o", str(source.with_suffix(""))]
+        try:
+            done = subprocess.run(command, capture_output=True, check=False)
+        except OSError:
+            return []
+        return [] if done.returncode else ["-fopenmp"]
+
+
+def flags() -> tuple[list[str], list[str]]:
+    """Compile and link flags of every C source, the header that declares it included."""
+    threads = openmp()
+    return [*COMPILE, "-include", str(HEADER), *threads], threads
+
+
+def declarations() -> str:
+    """Plain C prototypes, cut out of the header for cffi."""
+    text = HEADER.read_text()
+    return text[text.index("/* cffi: begin */") : text.index("/* cffi: end */")]
+
+
+def prototypes() -> dict[str, list[tuple[str, str]]]:
+    """Launcher -> its (type, name) arguments, as the header spells them."""
+    text = re.sub(r"/\*.*?\*/", "", declarations(), flags=re.DOTALL)
+    found = {}
+    for name, arguments in re.findall(r"(rb_\w+)\(([^)]*)\);", text):
+        pairs = re.findall(r"\s*(.*?)(\w+)\s*(?:,|$)", " ".join(arguments.split()))
+        found[name] = [(kind.strip(), arg) for kind, arg in pairs if arg != "void"]
+    return found
+
+
+def sources() -> list[Path]:
+    return sorted(HERE.glob("*.c"))
+
+
+def ffibuilder() -> Any:
+    """The cffi.FFI that setup.py builds."""
+    import cffi
+
+    ffi = cffi.FFI()
+    ffi.cdef(declarations())
+    compile_args, link_args = flags()
+    ffi.set_source(
+        "roofbench._cpu",
+        "",  # the header comes with -include
+        sources=[os.path.relpath(source) for source in sources()],
+        depends=[os.path.relpath(HEADER)],
+        extra_compile_args=compile_args,
+        extra_link_args=link_args,
+    )
+    return ffi
