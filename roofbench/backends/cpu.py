@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: MIT
+"""C kernels on the cores of the host: csrc/*.c through cffi."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from roofbench import sources
+from roofbench.backends.base import Backend, Call, Claim
+from roofbench.formats import Array
+from roofbench.numerics import Limit
+from roofbench.op import TYPES
+from roofbench.ops import OPS
+from roofbench.ops.probe import KINDS
+from roofbench.telemetry import CpuTelemetry, Telemetry
+from roofbench.timing import Clock, WallClock
+
+# Longest chains of additions, as the files declare them.
+_CHAIN: dict[str, Callable[[Mapping[str, int]], int]] = {
+    "gemv": lambda d: 1024 // 64 + 8 + -(-d["K"] // 1024),
+    "gemv_moe": lambda d: 1024 // 64 + 8 + -(-d["K"] // 1024),
+    "gemm": lambda d: -(-d["K"] // 16) + 6,
+}
+
+
+class Library(NamedTuple):
+    """Compiled launchers: cffi's ``lib`` and ``ffi``, and the file they came from, None for our own."""
+
+    lib: Any
+    ffi: Any
+    source: Path | None = None
+
+
+class Cpu(Backend):
+    """Args: source: a C file of the user's own that defines some of the launchers of cpu_kernels.h."""
+
+    name = "cpu"
+    heading = "CPU cores"
+
+    def __init__(self, source: Path | None = None) -> None:
+        self._source = source
+
+    @cached_property
+    def library(self) -> Library:
+        """Raises ImportError where our own was not built, ValueError where the user's does not compile."""
+        if self._source is None:
+            from roofbench import _cpu  # type: ignore[attr-defined]
+
+            return Library(_cpu.lib, _cpu.ffi)
+        return load(sources.compile_c(self._source), self._source)
+
+    def missing(self) -> str | None:
+        try:
+            self.library  # noqa: B018
+        except ImportError as error:
+            hint = f"{sources.compiler_hint()}; pip install --force-reinstall roofbench"
+            return f"the C library does not load ({error}): {hint}"
+        return None
+
+    def claim(self, op: str, format: str) -> Claim | str:
+        if not hasattr(self.library.lib, _launcher(op, format)):
+            return f"{self._source} does not define {_launcher(op, format)}"
+        source = self._source or sources.find(OPS[op].stem(format), ".c")
+        if self._source:  # it declares nothing: K additions, one after the other, are the worst it may do
+            return Claim(lambda dims: Limit(dims.get("K", 0)), source)
+        return Claim(lambda dims: Limit(_CHAIN[op](dims) if op in _CHAIN else 0), source)
+
+    def bind(self, op: str, format: str, dims: Mapping[str, int], arrays: Mapping[str, Array]) -> Call:
+        name = f"rb_probe_{KINDS[dims['kind']]}" if op == "probe" else _launcher(op, format)
+        lib, ffi, _ = self.library if op != "probe" else Cpu().library  # a user's file has no probes
+        function = getattr(lib, name, None)
+        if function is None:
+            raise ValueError(f"{op} {format}: {self._source} does not define {name}")
+        kept: list[Any] = [arrays]  # what pointers point to lives as long as the call
+        sizes = {"threads": 0, "variant": 0, "itemsize": _itemsize(arrays), **dims}
+        names = _prototypes()[name]
+        values = [_pointer(ffi, kept, kind, arrays[arg]) if "*" in kind else sizes[arg] for kind, arg in names]
+
+        def call() -> None:
+            code = function(*values)
+            if code:
+                raise _refusal(name, names, code, values)
+
+        call.kept = kept  # type: ignore[attr-defined]
+        return call
+
+    def clock(self) -> Clock:
+        return WallClock()
+
+    def telemetry(self) -> Telemetry:
+        ours = Cpu().library
+        out = ours.ffi.new("double *")
+        clock = WallClock()
+        return CpuTelemetry(lambda n: ours.lib.rb_probe_clock(n // 2, out), lambda call: clock.run([call]))
+
+    def probe_variants(self, kind: str) -> tuple[str, ...]:
+        ours = Cpu().library
+        found: list[str] = []
+        while (name := ours.lib.rb_probe_variant(kind.encode(), len(found))) != ours.ffi.NULL:
+            found.append(ours.ffi.string(name).decode())
+        return tuple(found)
+
+    def floor(self) -> Call:
+        launch = Cpu().library.lib.rb_probe_launch
+        return lambda: launch(0)
+
+    def threads(self) -> int:
+        """How many a launch uses."""
+        return int(Cpu().library.lib.rb_threads())
+
+
+@cache
+def _prototypes() -> dict[str, list[tuple[str, str]]]:
+    found: dict[str, list[tuple[str, str]]] = sources.build_ffi().prototypes()
+    return found
+
+
+def load(path: Path, source: Path) -> Library:
+    """A shared library that defines some launchers, through cffi's ABI mode."""
+    import cffi
+
+    ffi = cffi.FFI()
+    ffi.cdef(sources.build_ffi().declarations())
+    return Library(ffi.dlopen(str(path)), ffi, source)
+
+
+def _launcher(op: str, format: str) -> str:
+    """Formats that only move bits share one launcher, told apart by itemsize."""
+    if op == "probe":
+        return "rb_probe_read"
+    moved = op.startswith("kv_") and TYPES[op][format].scale is None
+    return f"rb_{op}" if moved else f"rb_{op}_{format}"
+
+
+def _itemsize(arrays: Mapping[str, Array]) -> int:
+    for name in ("key", "key_caches"):
+        if name in arrays:
+            return arrays[name].itemsize
+    return 0
+
+
+def _pointer(ffi: Any, kept: list[Any], kind: str, array: Array) -> Any:
+    if kind != "void *const *":
+        return ffi.cast(kind, array.ctypes.data)
+    table = ffi.new("void *[]", [ffi.cast("void *", layer.ctypes.data) for layer in array])
+    kept.append(table)
+    return table
+
+
+def _refusal(name: str, names: list[tuple[str, str]], code: int, values: list[Any]) -> Exception:
+    if code > 0:
+        return MemoryError(f"{name}: out of memory")
+    return ValueError(f"{name} refuses {names[-code - 1][1]} = {values[-code - 1]}")

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""The references themselves, as a backend: slow, right by definition, and never a rival."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from roofbench.backends.base import Backend, Call, Claim
+from roofbench.formats import Array
+from roofbench.numerics import Close, Exact, Expected, Limit, Stack
+from roofbench.op import TYPES
+from roofbench.ops import op_of
+from roofbench.telemetry import Reading, Telemetry
+from roofbench.timing import Clock, WallClock
+
+
+class NumPy(Backend):
+    """Measured only if asked for."""
+
+    name = "numpy"
+    heading = "NumPy reference"
+    default = False
+
+    def missing(self) -> str | None:
+        return None
+
+    def claim(self, op: str, format: str) -> Claim | str:
+        if op == "probe" or format not in TYPES[op]:
+            return "the reference has no probes"
+        return Claim(lambda _: Limit(1), None)
+
+    def bind(self, op: str, format: str, dims: Mapping[str, int], arrays: Mapping[str, Array]) -> Call:
+        contract = op_of(op)
+
+        def call() -> None:
+            for name, expected in contract.reference(format, arrays).items():
+                with np.errstate(all="ignore"):
+                    arrays[name][...] = _values(expected)
+
+        return call
+
+    def clock(self) -> Clock:
+        return WallClock()
+
+    def telemetry(self) -> Telemetry:
+        return _Silent()
+
+    def probe_variants(self, kind: str) -> tuple[str, ...]:
+        return ()
+
+    def floor(self) -> Call:
+        return lambda: None
+
+
+class _Silent:
+    nominal_mhz: float | None = None
+
+    def read(self) -> Reading:
+        return Reading(None)
+
+
+def _values(expected: Expected) -> Array:
+    if isinstance(expected, Stack):
+        return np.stack([_values(expected.item(i)) for i in range(expected.count)]) if expected.count else np.zeros(0)
+    assert isinstance(expected, (Close, Exact))
+    return expected.value

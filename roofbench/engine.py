@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: MIT
+"""Measures: warm-up, cold caches by rotation, samples interleaved with probe and rivals, a stop rule.
+
+The engine knows neither ops nor devices: it is given launches, a clock and telemetry, and gives samples and
+a status. Its method is docs/methodology.md's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from roofbench.telemetry import Reading, Telemetry
+from roofbench.timing import Clock
+
+Call = Callable[[], object]
+
+BOOTSTRAP = 10_000  # resamples
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """When a row has been measured long enough, and what makes it doubtful.
+
+    Args:
+        cap_s: the longest it may take, probe and rivals included.
+        min_s: device time to sample at least, if the cap allows.
+        warmup_s: device time to warm up at least; clocks ramp in 5 ms (CPU) to 440 ms (Apple GPU).
+    """
+
+    cap_s: float
+    min_s: float = 0.5
+    warmup_s: float = 0.05
+    min_samples: int = 30
+    max_ci95_rel: float = 0.005
+    warmup_agreement: float = 0.01
+    turn_s: float = 0.01
+    wake_s: float = 0.01  # threads that sleep take up to 50 us to start: half a percent of this
+    window_floors: float = 20.0  # a sample lasts that many empty launches
+    window_steps: float = 100.0  # and that many steps of the clock
+    throttle_share: float = 0.75  # of the nominal clock
+    throttle_retries: int = 3
+    drift: float = 0.03  # between the medians of the first and the last half
+    gap: float = 0.05  # between two neighbouring samples in the middle half, of the median
+
+
+class MeasurementError(Exception):
+    """A measurement that cannot be made; the message says why."""
+
+
+@dataclass(slots=True)
+class Lane:
+    """One contestant: the kernel, its probe or a rival.
+
+    Args:
+        calls: one launch per rotated buffer.
+        prepare: run before each launch on buffer i, outside the time.
+    """
+
+    name: str
+    calls: Sequence[Call]
+    prepare: Callable[[int], object] = lambda _: None
+    per_sample: int = 1
+    per_turn: int = 1
+    seconds: float = 0.0  # of one launch, as first seen
+    at: int = 0
+    samples: list[float] = field(default_factory=list)
+    turns: list[float] = field(default_factory=list)  # median of each turn
+
+    @property
+    def median_s(self) -> float:
+        return float(np.median(self.samples))
+
+
+@dataclass(slots=True)
+class Measurement:
+    """What came of it.
+
+    Args:
+        status: OK, NOISY or THROTTLED.
+        reason: why it is not OK.
+        clock_mhz: held while sampling, the median of readings.
+    """
+
+    kernel: Lane
+    roof: Lane | None
+    rivals: list[Lane]
+    status: str
+    reason: str | None
+    clock_mhz: float | None
+    floor_s: float
+    warmup_s: float
+
+    def roof_ratios(self) -> list[float]:
+        """Time of the probe over time of the kernel, per round: proportional to the share of the roof."""
+        if self.roof is None:
+            return []
+        return [roof / kernel for roof, kernel in zip(self.roof.turns, self.kernel.turns, strict=True)]
+
+
+def median_interval(samples: Sequence[float]) -> tuple[float, float]:
+    """95 % bootstrap interval of the median (percentile method, B. Efron, 1979).
+
+    The median of a resample of n values is one of the values; its rank follows a Beta distribution, so ranks
+    are drawn instead of resamples. Needs two samples at least.
+    """
+    ordered = np.sort(np.asarray(samples, float))
+    n = ordered.size
+    if n < 2:
+        return -math.inf, math.inf
+    middle = (n + 1) / 2
+    ranks = np.random.default_rng(0).beta(middle, n + 1 - middle, BOOTSTRAP)
+    medians = ordered[np.minimum((ranks * n).astype(int), n - 1)]
+    low, high = np.quantile(medians, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def ci95_rel(samples: Sequence[float]) -> float:
+    """Half the width of `median_interval`, over the median."""
+    low, high = median_interval(samples)
+    return (high - low) / 2 / float(np.median(samples))
+
+
+def floor(clock: Clock, launch: Call) -> float:
+    """Seconds of an empty launch, as the clock sees it."""
+    for _ in range(20):
+        clock.run([launch])
+    return float(np.median([_seconds(clock, [launch], may_be_zero=True) for _ in range(100)]))
+
+
+def measure(
+    kernel: Lane,
+    clock: Clock,
+    telemetry: Telemetry,
+    rules: Rules,
+    roof: Lane | None = None,
+    rivals: Sequence[Lane] = (),
+    floor_s: float = 0.0,
+) -> Measurement:
+    """Measure a kernel, turn and turn about with its probe and its rivals, until the stop rule is met.
+
+    Raises:
+        MeasurementError: the clock runs backwards, stands still or is too coarse.
+    """
+    lanes = [kernel, *([roof] if roof else []), *rivals]
+    for lane in lanes:
+        _size(lane, clock, rules, floor_s)
+    warmed_s = sum(_warm_up(lane, clock, rules) for lane in lanes)
+    deadline = clock.now() + rules.cap_s
+    clocks: list[float] = []
+    pauses = rounds = 0
+    next_check = rules.min_samples
+    while True:
+        turns = [(lane, _turn(lane, clock, rules)) for lane in (lanes if rounds % 2 == 0 else lanes[::-1])]
+        rounds += 1
+        reading = telemetry.read()
+        hot = _is_throttled(reading, telemetry.nominal_mhz, rules)
+        if hot and pauses < rules.throttle_retries:
+            pauses += 1
+            clock.sleep(0.05 * 2**pauses)  # the round is thrown away; cool down
+            continue
+        if not hot:
+            pauses = 0
+        for lane, samples in turns:
+            lane.samples += samples
+            lane.turns.append(float(np.median(samples)))
+        if reading.clock_mhz:
+            clocks.append(reading.clock_mhz)
+        n, late = len(kernel.samples), clock.now() >= deadline
+        if late or n >= next_check:
+            next_check = max(next_check + 1, int(1.15 * n))
+            enough = n >= rules.min_samples and sum(kernel.samples) * kernel.per_sample >= rules.min_s
+            if late or (enough and ci95_rel(kernel.samples) <= rules.max_ci95_rel):
+                break
+    status, reason = _judge(kernel, rules, hot=pauses > 0)
+    held = float(np.median(clocks)) if clocks else None
+    return Measurement(kernel, roof, list(rivals), status, reason, held, floor_s, warmed_s)
+
+
+def _is_throttled(reading: Reading, nominal_mhz: float | None, rules: Rules) -> bool:
+    if reading.clock_mhz is None or nominal_mhz is None:
+        return reading.throttled
+    return reading.throttled or reading.clock_mhz < rules.throttle_share * nominal_mhz
+
+
+def _judge(kernel: Lane, rules: Rules, *, hot: bool) -> tuple[str, str | None]:
+    if hot:
+        return (
+            "THROTTLED",
+            f"below {rules.throttle_share:.0%} of its clock, {rules.throttle_retries} pauses did not help",
+        )
+    n, relative = len(kernel.samples), ci95_rel(kernel.samples)
+    half = n // 2
+    first, last = np.median(kernel.samples[:half] or [math.nan]), np.median(kernel.samples[half:])
+    ordered = np.sort(kernel.samples)
+    middle = np.diff(ordered[n // 4 : -(n // 4) or None])
+    if n < rules.min_samples:
+        return "NOISY", f"{n} samples fitted into {rules.cap_s:g} s; {rules.min_samples} are needed"
+    if middle.size and middle.max() > rules.gap * kernel.median_s:
+        return "NOISY", f"bimodal: a gap of {middle.max() / kernel.median_s:.0%} in the middle half of the samples"
+    if abs(last / first - 1) > rules.drift:
+        return "NOISY", f"drifts: the last half is {last / first - 1:+.1%} against the first"
+    if relative > rules.max_ci95_rel:
+        return "NOISY", f"95 % interval of +-{relative:.1%} after {n} samples"
+    return "OK", None
+
+
+def _seconds(clock: Clock, calls: Sequence[Call], *, may_be_zero: bool = False) -> float:
+    seconds = clock.run(calls)
+    if not math.isfinite(seconds) or seconds < 0:
+        raise MeasurementError(f"the clock {clock.name} ran backwards: {seconds} s for {len(calls)} launches")
+    if seconds == 0 and not may_be_zero:
+        raise MeasurementError(f"the clock {clock.name} stood still over {len(calls)} launches: it is too coarse")
+    return seconds
+
+
+def _sample(lane: Lane, clock: Clock) -> float:
+    """Seconds of one launch, the mean of `per_sample` back to back."""
+    chosen = [(lane.at + i) % len(lane.calls) for i in range(lane.per_sample)]
+    lane.at = (chosen[-1] + 1) % len(lane.calls)
+    for i in chosen:
+        lane.prepare(i)
+    return _seconds(clock, [lane.calls[i] for i in chosen]) / lane.per_sample
+
+
+def _size(lane: Lane, clock: Clock, rules: Rules, floor_s: float) -> None:
+    """Choose launches per sample, so that floor and resolution vanish in it, and samples per turn."""
+    window = max(rules.window_floors * floor_s, rules.window_steps * clock.resolution_s)
+    count = 1
+    while True:
+        calls = [lane.calls[(lane.at + i) % len(lane.calls)] for i in range(count)]
+        lane.prepare(lane.at)
+        seconds = _seconds(clock, calls, may_be_zero=True)
+        if seconds >= window:
+            break
+        if count >= 1 << 20:
+            raise MeasurementError(
+                f"the clock {clock.name} is too coarse: {count} launches took {seconds:g} s, "
+                f"a sample needs {window:g} s"
+            )
+        count = min(1 << 20, max(2 * count, math.ceil(1.2 * count * window / seconds) if seconds else 0))
+    lane.per_sample = count
+    lane.seconds = seconds / count
+    lane.per_turn = max(1, min(10, round(rules.turn_s / seconds)))
+
+
+def _warm_up(lane: Lane, clock: Clock, rules: Rules) -> float:
+    """Run until the medians of the two halves agree; give up, without complaint, at a fifth of the cap.
+
+    Returns:
+        Device seconds it took.
+    """
+    samples: list[float] = []
+    spent, deadline = 0.0, clock.now() + rules.cap_s / 5
+    while clock.now() < deadline:
+        samples.append(_sample(lane, clock))
+        spent += samples[-1] * lane.per_sample
+        half = len(samples) // 2
+        if spent >= rules.warmup_s and half >= 3:
+            first, last = np.median(samples[:half]), np.median(samples[half:])
+            if abs(first / last - 1) <= rules.warmup_agreement:
+                break
+    return spent
+
+
+def _turn(lane: Lane, clock: Clock, rules: Rules) -> list[float]:
+    """Samples of one turn; where they are short, after one that wakes the lane's threads."""
+    if lane.seconds * lane.per_sample < rules.wake_s:
+        _sample(lane, clock)
+    return [_sample(lane, clock) for _ in range(lane.per_turn)]

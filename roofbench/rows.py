@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: MIT
+"""From a case to a row: buffers, numerics before and after, measurement, ceilings, verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from roofbench import ceilings, engine, numerics, sources
+from roofbench.backends import backend_of
+from roofbench.backends.base import Backend, Claim
+from roofbench.backends.cpu import Cpu
+from roofbench.ceilings import Roof
+from roofbench.devices import Device
+from roofbench.engine import Lane, Measurement, MeasurementError, Rules
+from roofbench.numerics import Limit
+from roofbench.op import Case, Op, Problem
+from roofbench.ops import op_of
+from roofbench.results import Row, RowNumerics, RowRival, RowRoof
+from roofbench.rivals import RIVALS
+from roofbench.telemetry import Telemetry
+
+COLD_FACTOR = 5  # last-level caches between two uses of a buffer
+RIVAL_TOLERANCE = 0.1  # of the results' root mean square: a rival may be less exact, not wrong
+RIVAL_SHARE = 0.25  # of the cap: a rival whose first launch is longer is timed once more, apart
+
+
+@dataclass(frozen=True, slots=True)
+class RowSpec:
+    """A row to measure. cache is ``cold`` or ``warm``."""
+
+    case: Case
+    backend: str
+    cache: str = "cold"
+
+    def blank(self, status: str = "ERROR", reason: str | None = None) -> Row:
+        """The row without numbers."""
+        case, contract = self.case, op_of(self.case.op)
+        return Row(
+            op=case.op,
+            backend=self.backend,
+            format=case.format,
+            case=case.name,
+            dims=dict(case.dims),
+            bytes=contract.traffic(case).bytes,
+            flops=contract.flops(case),
+            cache=self.cache,
+            status=status,
+            reason=reason,
+        )
+
+
+class Incorrect(Exception):  # noqa: N818 - a verdict, not a fault
+    """Outputs are not what the contract says."""
+
+
+class Bench:
+    """Measures rows on one machine.
+
+    Args:
+        device: whose specifications accelerators' rows are set against.
+        llc_bytes: last-level cache that cold rows overflow.
+        rivals: names of those to time; None for all that are installed.
+        source: a C file of the user's own, whose kernels are measured instead of ours.
+    """
+
+    def __init__(
+        self,
+        device: Device | None,
+        llc_bytes: int,
+        seed: int = 0,
+        rivals: Sequence[str] | None = None,
+        source: Path | None = None,
+    ) -> None:
+        self.device = device
+        self.cold_bytes = COLD_FACTOR * llc_bytes
+        self.seed = seed
+        self.rivals = rivals
+        self._own = Cpu(source) if source else None
+        self._roofs: dict[str, dict[str, Roof]] = {}
+        self._telemetry: dict[str, Telemetry] = {}
+        self._floors: dict[str, float] = {}
+
+    def backend(self, name: str) -> Backend:
+        return self._own if self._own and name == self._own.name else backend_of(name)
+
+    def calibrate(self, name: str) -> dict[str, Roof]:
+        """Probe a backend's roofs, once."""
+        if name not in self._roofs:
+            backend = self.backend(name)
+            self._roofs[name] = ceilings.calibrate(backend, self.cold_bytes)
+            self._telemetry[name] = backend.telemetry()
+            self._floors[name] = engine.floor(backend.clock(), backend.floor())
+        return self._roofs[name]
+
+    def measure(self, spec: RowSpec, rules: Rules) -> Row:
+        """Measure one row. Whatever goes wrong with it becomes its status."""
+        backend, contract = self.backend(spec.backend), op_of(spec.case.op)
+        claim = backend.claim(spec.case.op, spec.case.format)
+        if isinstance(claim, str):
+            return spec.blank("UNSUPPORTED", claim)
+        spec = self._with_best_variant(spec)
+        row = spec.blank()
+        if claim.source:
+            row.kernel_sha256 = sources.sha256(claim.source)
+        try:
+            cold = self.cold_bytes if spec.cache == "cold" else 0
+            problem = contract.problem(spec.case, self.seed, cold)
+            check_buffers(contract, spec.case, problem, cold)
+            run = _Run(backend, contract, spec.case, problem, claim, self.seed)
+            row.buffers = len(problem.instances)
+            errors = [run.check(0)]
+            measured, apart = self._time(spec, run, rules)
+            errors += [run.check_last(), run.check(len(problem.variants) - 1)]
+            row.numerics = RowNumerics(err_over_bound=max(errors))
+            self._fill(row, spec, measured, apart)
+        except Incorrect as error:
+            row.status, row.reason = "INCORRECT", str(error)
+        except MeasurementError as error:
+            row.status, row.reason = "ERROR", str(error)
+        except MemoryError:
+            row.status, row.reason = "ERROR", "out of memory"
+        except Exception as error:  # noqa: BLE001 - a kernel's failure must not end the run
+            row.status, row.reason = "ERROR", f"{type(error).__name__}: {error}"
+        return row
+
+    def _with_best_variant(self, spec: RowSpec) -> RowSpec:
+        """A probe's row measures the variant that is the roof."""
+        roofs = self.calibrate(spec.backend)
+        if spec.case.op != "probe":
+            return spec
+        dims = {**spec.case.dims, "variant": roofs[spec.case.name].variant}
+        return replace(spec, case=replace(spec.case, dims=dims))
+
+    def _time(self, spec: RowSpec, run: _Run, rules: Rules) -> tuple[Measurement, list[RowRival]]:
+        backend, case = run.backend, spec.case
+        kernel = Lane(case.op, run.calls, run.prepare)
+        traffic, flops = run.contract.traffic(case), run.contract.flops(case)
+        _, roof = ceilings.roof_of(traffic, flops, self._roofs[spec.backend])
+        lane = roof.fresh() if roof and case.op != "probe" and (spec.cache == "cold" or not traffic.bytes) else None
+        rivals, apart = self._rivals(spec, run, rules)
+        measured = engine.measure(
+            kernel, backend.clock(), self._telemetry[spec.backend], rules, lane, rivals, self._floors[spec.backend]
+        )
+        return measured, apart
+
+    def _rivals(self, spec: RowSpec, run: _Run, rules: Rules) -> tuple[list[Lane], list[RowRival]]:
+        """Rivals to interleave, and those that were left out or timed apart, with the reason."""
+        lanes, apart = [], []
+        clock = run.backend.clock()
+        for rival in RIVALS.get(spec.backend, ()):
+            if rival.missing() or (self.rivals is not None and rival.name not in self.rivals):
+                continue
+            bound = rival.bind(spec.case, [instance.arrays for instance in run.problem.instances])
+            if not bound:
+                continue
+            seconds = clock.run([bound[0].call])
+            if not run.agrees(bound[0].outputs()):
+                apart.append(RowRival(name=rival.name, reason="its result is wrong"))
+            elif seconds > RIVAL_SHARE * rules.cap_s:
+                seconds = min(seconds, clock.run([bound[0].call]))
+                apart.append(RowRival(name=rival.name, median_s=seconds, reason="one launch, apart"))
+            else:
+                lanes.append(Lane(rival.name, [b.call for b in bound]))
+        return lanes, apart
+
+    def _fill(self, row: Row, spec: RowSpec, m: Measurement, apart: list[RowRival]) -> None:
+        case, contract = spec.case, op_of(spec.case.op)
+        traffic, flops = contract.traffic(case), contract.flops(case)
+        samples = m.kernel.samples
+        row.median_s, row.ci95_rel = m.kernel.median_s, engine.ci95_rel(samples)
+        row.min_s, row.p95_s = min(samples), float(np.quantile(samples, 0.95))
+        row.n, row.samples_s = len(samples), samples
+        row.timer, row.clock_mhz = self.backend(spec.backend).clock().name, m.clock_mhz
+        row.floor_s, row.launches_per_sample = m.floor_s, m.kernel.per_sample
+        row.status, row.reason = m.status, m.reason
+        row.gbps = traffic.bytes / row.median_s / 1e9 if traffic.bytes else None
+        row.tflops = flops / row.median_s / 1e12 if flops else None
+        row.rivals = [
+            RowRival(name=rival.name, median_s=rival.median_s, speedup=rival.median_s / row.median_s)
+            for rival in m.rivals
+        ]
+        for rival in apart:
+            rival.speedup = rival.median_s / row.median_s if rival.median_s else None
+            row.rivals.append(rival)
+        row.bound, roof = ceilings.roof_of(traffic, flops, self._roofs[spec.backend])
+        self._set_ceilings(row, spec, m, roof)
+
+    def _set_ceilings(self, row: Row, spec: RowSpec, m: Measurement, roof: Roof | None) -> None:
+        rate = row.gbps if row.bound == "bandwidth" else row.tflops
+        if rate is None or (spec.cache == "warm" and row.bound == "bandwidth"):
+            return  # no ceiling of the memory bounds a warm row
+        case = spec.case
+        device = self._catalogued(spec.backend)
+        vendor = ceilings.spec_of(device, row.bound or "", ceilings.peak_name(case.types), m.clock_mhz)
+        unit = 1e9 if row.bound == "bandwidth" else 1e12
+        measured = roof.work / m.roof.median_s / unit if roof and m.roof else None
+        row.roof = RowRoof(
+            name=roof.name if roof and case.op != "probe" else None,
+            spec=vendor.value,
+            measured=measured,
+            clock=vendor.at_clock,
+        )
+        row.pct_spec = _percent(rate, vendor.value)
+        row.pct_measured = _percent(rate, measured)
+        row.pct_clock = _percent(rate, vendor.at_clock)
+        scale = 0.0
+        if roof and m.roof:
+            scale = (row.bytes if row.bound == "bandwidth" else row.flops) / roof.work
+            low, high = engine.median_interval([ratio * scale for ratio in m.roof_ratios()])
+            row.roof.ratio_ci95 = (low, high) if math.isfinite(low) else None
+        reason = ceilings.impossible(rate, vendor, m.roof_ratios(), scale, row.roof.name or "")
+        if reason:
+            row.status, row.reason = "SUSPECT", reason
+
+    def _catalogued(self, backend: str) -> Device | None:
+        """The catalogue entry whose ceilings bound a backend: cores are not a GPU or a whole SoC."""
+        wanted = "gpu" if self.backend(backend).accelerator else "cpu"
+        return self.device if self.device and self.device.kind == wanted else None
+
+
+class _Run:
+    """One kernel on the buffers of a problem, and whether its outputs are right."""
+
+    def __init__(self, backend: Backend, contract: Op, case: Case, problem: Problem, claim: Claim, seed: int) -> None:
+        self.backend, self.contract, self.case, self.problem = backend, contract, case, problem
+        self.limit: Limit = claim.limit(case.dims)
+        self.signature = contract.signature(case.format, case.dims)
+        self.calls = [backend.bind(case.op, case.format, case.dims, i.arrays) for i in problem.instances]
+        self._rng = np.random.default_rng(seed + 1)
+        self._loaded = [0] * len(problem.instances)
+
+    def prepare(self, i: int) -> None:
+        """Other activations and a few spoilt outputs, so that neither a kept result nor no launch passes."""
+        self._load(i, int(self._rng.integers(0, max(1, len(self.problem.variants) - 1))))
+        self.problem.instances[i].spoil(self._rng)
+
+    def _load(self, i: int, variant: int) -> None:
+        for name, content in self.problem.variants[variant].items():
+            self.problem.instances[i].arrays[name][...] = content
+        self._loaded[i] = variant
+
+    def check(self, variant: int) -> float:
+        """Launch once on every buffer, outputs poisoned, and compare."""
+        for i, (instance, call) in enumerate(zip(self.problem.instances, self.calls, strict=True)):
+            self._load(i, variant)
+            for name, arg in self.signature.items():
+                if arg.role == "out":
+                    numerics.poison(instance.arrays[name])
+            instance.spoil(self._rng)
+            call()
+        return self.check_last()
+
+    def check_last(self) -> float:
+        """Compare what the last launches left. Raises Incorrect; returns the largest error over its bound."""
+        worst = 0.0
+        for i, instance in enumerate(self.problem.instances):
+            for name, expected in instance.expect(self._loaded[i]).items():
+                error = expected.error(instance.arrays[name], self.limit)
+                if error > 1:
+                    far = "wrong" if math.isinf(error) else f"{error:.3g} times as far off as its bound allows"
+                    raise Incorrect(f"{name} of buffer {i} is {far}")
+                if not numerics.guards_intact(instance.arrays[name]):
+                    raise Incorrect(f"memory beside {name} of buffer {i} was written to")
+                worst = max(worst, error)
+        return worst
+
+    def agrees(self, outputs: dict[str, np.ndarray]) -> bool:
+        """Whether a rival's outputs on buffer 0 are about ours."""
+        for name, theirs in outputs.items():
+            ours = numerics.to_f64(self.problem.instances[0].arrays[name])
+            difference = numerics.to_f64(theirs).reshape(ours.shape) - ours
+            if not np.square(difference).mean() <= RIVAL_TOLERANCE**2 * np.square(ours).mean():
+                return False
+        return True
+
+
+def check_buffers(contract: Op, case: Case, problem: Problem, cold_bytes: int) -> None:
+    """Raise MeasurementError where buffers cannot hold the bytes that a row counts, or would stay cached."""
+    traffic = contract.traffic(case)
+    spans: dict[int, int] = {}
+    for instance in problem.instances:
+        for array in instance.arrays.values():
+            spans[array.ctypes.data] = array.nbytes
+        held = sum(array.nbytes for array in instance.arrays.values())
+        if traffic.bytes > 2 * held:  # an array that is read and written counts twice
+            raise MeasurementError(f"counts {traffic.bytes} bytes a launch, its buffers hold {held}")
+    distinct = sum(spans.values())
+    if distinct < cold_bytes and traffic.bytes:
+        raise MeasurementError(
+            f"{len(problem.instances)} buffers of {distinct} bytes in all stay in caches; cold needs {cold_bytes}"
+        )
+
+
+def _percent(value: float, of: float | None) -> float | None:
+    return 100 * value / of if of else None

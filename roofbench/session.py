@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: MIT
+"""One run: which rows, in which order, within which time, and the file that keeps them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from roofbench import devices, results, sources, telemetry
+from roofbench.backends import BACKENDS, backend_of
+from roofbench.backends.cpu import Cpu
+from roofbench.devices import Device, Found
+from roofbench.engine import Rules
+from roofbench.models import model_of
+from roofbench.op import SUITES, Case, Suite
+from roofbench.ops import OPS, op_of
+from roofbench.ops.probe import probes
+from roofbench.results import Row, Run
+from roofbench.rivals import RIVALS
+from roofbench.rows import COLD_FACTOR, RowSpec
+from roofbench.worker import Worker, WorkerError
+
+SETUP_S = 120.0  # what a row may take beside its cap before it counts as hung
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a person asked for; empty is everything that the suite has.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+
+    suite: str = "quick"
+    models: tuple[str, ...] = ()
+    ops: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()
+    device: str | None = None
+    rivals: tuple[str, ...] | None = None
+    source: Path | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.suite not in SUITES:
+            raise ValueError(f"unknown suite {self.suite!r}; known: {' '.join(SUITES)}")
+        for model in self.models:
+            model_of(model)
+        for op in self.ops:
+            op_of(op)
+        known = {format for op in OPS.values() for format in op.formats}
+        for format in self.formats:
+            if format not in known:
+                raise ValueError(f"unknown format {format!r}; known: {' '.join(sorted(known))}")
+        for backend in self.backends:
+            backend_of(backend)
+        if self.device is not None:
+            devices.device_of(self.device)
+        rivals = {rival.name for group in RIVALS.values() for rival in group}
+        for name in self.rivals or ():
+            if name not in rivals:
+                raise ValueError(f"unknown rival {name!r}; known: {' '.join(sorted(rivals))}")
+
+
+def plan(options: Options, llc_bytes: int) -> list[RowSpec]:
+    """Every row of a run, the backend that best uses the machine first; unserved formats included.
+
+    Raises:
+        ValueError: a backend that was asked for cannot run; or nothing is left.
+    """
+    suite = SUITES[options.suite]
+    rows = []
+    for backend in BACKENDS:
+        if options.source:
+            if backend.name != "cpu":
+                continue
+        elif options.backends:
+            if backend.name not in options.backends:
+                continue
+            reason = backend.missing()
+            if reason:
+                raise ValueError(f"backend {backend.name}: {reason}")
+        elif not backend.default or backend.missing():
+            continue
+        own = Cpu(options.source) if options.source else None
+        for case in _cases(options, suite, llc_bytes, probed=bool(backend.probe_variants("read"))):
+            if own and (case.op == "probe" or isinstance(own.claim(case.op, case.format), str)):
+                continue  # of the user's file, what it defines
+            rows.append(RowSpec(case, backend.name))
+            if op_of(case.op).warm(case):
+                rows.append(RowSpec(case, backend.name, "warm"))
+    if not rows:
+        raise ValueError("nothing to measure: no row of the suite matches --op, --format, --model and --backend")
+    return rows
+
+
+def _cases(options: Options, suite: Suite, llc_bytes: int, *, probed: bool) -> Iterable[Case]:
+    if probed and (not options.ops or "probe" in options.ops) and not options.formats:
+        yield from probes(COLD_FACTOR * llc_bytes)
+    for name, op in OPS.items():
+        if options.ops and name not in options.ops:
+            continue
+        for model in options.models or suite.models:
+            for case in op.cases(model_of(model), suite.name):
+                if not options.formats or case.format in options.formats:
+                    yield case
+
+
+class Session:
+    """Measures the rows of a plan and keeps the file. Only one runs on a machine at a time.
+
+    Args:
+        path: of the result file; it is rewritten after every row.
+        say: shows a line to the person who waits.
+    """
+
+    def __init__(self, options: Options, path: Path | None = None, say: Callable[[str], None] = print) -> None:
+        self.options, self.suite, self.say = options, SUITES[options.suite], say
+        self.found = devices.detect()
+        self.device = devices.device_of(options.device) if options.device else self._current()
+        self.llc_bytes = devices.last_level_cache()
+        self.specs = plan(options, self.llc_bytes)
+        self.run = self._header()
+        stamp = self.run.created.replace(":", "").replace("-", "")[:15]
+        self.path = path or Path("roofbench-runs") / f"{stamp}-{self.suite.name}.json"
+        self._lock = filelock.FileLock(Path(tempfile.gettempdir()) / "roofbench.lock", mode=0o666)
+        self._worker = Worker(self.device, self.llc_bytes, options.seed, options.rivals, options.source)
+        self._started = 0.0
+        self._overhead: list[float] = []
+
+    def _current(self) -> Device | None:
+        return next((found.device for found in self.found if found.device), None)
+
+    def start(self, done: Iterable[Row] = ()) -> None:
+        """Take the machine, create the file, probe the roofs.
+
+        Args:
+            done: rows of an earlier, unfinished run, which are not measured again.
+
+        Raises:
+            ValueError: another run has the machine, or the file cannot be written.
+        """
+        try:
+            self._lock.acquire(blocking=False)
+        except filelock.Timeout:
+            raise ValueError(
+                "another roofbench run is measuring on this machine: two would disturb each other"
+            ) from None
+        self._started = time.monotonic()
+        wanted = {spec.blank().key for spec in self.specs}
+        self.run.rows = [row for row in done if row.key in wanted and row.status != "ERROR"]
+        results.save(self.run, self.path)
+        for line in self.introduction():
+            self.say(line)
+        for backend in dict.fromkeys(spec.backend for spec in self.specs):
+            try:
+                self.run.roofs += self._worker.calibrate(backend)
+            except WorkerError as error:
+                raise ValueError(f"backend {backend}: its roofs cannot be measured: {error}") from None
+
+    def measure(self, spec: RowSpec) -> Row:
+        """One row, in the file when this returns."""
+        for row in self.run.rows:
+            if row.key == spec.blank().key:
+                return row
+        before = time.monotonic()
+        memory = self._lacks_memory(spec)
+        cap_s = self._cap()
+        rules = Rules(cap_s=cap_s, min_s=min(self.suite.min_s, cap_s / 2))
+        row = spec.blank("UNSUPPORTED", memory) if memory else self._worker.measure(spec, rules, cap_s * 3 + SETUP_S)
+        self._overhead.append(max(0.0, time.monotonic() - before - cap_s))
+        self.run.rows.append(row)
+        results.save(self.run, self.path)
+        return row
+
+    def finish(self) -> None:
+        """Release the machine; the file is finished if every row is in it."""
+        self._worker.close()
+        if self._started:
+            self.run.finished = len(self.run.rows) == len(self.specs)
+            self.run.telemetry["after"] = telemetry.host_load()
+            results.save(self.run, self.path)
+        self._lock.release()
+
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._started
+
+    def _cap(self) -> float:
+        """The suite's cap; less where the run is behind its budget."""
+        left = max(1, len(self.specs) - len(self.run.rows))
+        overhead = sum(self._overhead) / len(self._overhead) if self._overhead else 0.0
+        share = (self.suite.budget_s - self.elapsed()) / left - overhead
+        return min(self.suite.cap_s, max(0.2 * self.suite.cap_s, share))
+
+    def _lacks_memory(self, spec: RowSpec) -> str | None:
+        cold = COLD_FACTOR * self.llc_bytes if spec.cache == "cold" else 0
+        need, free = op_of(spec.case.op).footprint(spec.case, cold), telemetry.available_memory()
+        if free is not None and need > free:
+            return f"needs {need / 2**30:.1f} GiB of memory, {free / 2**30:.1f} are free"
+        return None
+
+    def introduction(self) -> list[str]:
+        """What is measured, on what, and what is missing."""
+        lines = [f"roofbench {metadata.version('roofbench')}, suite {self.suite.name}: {len(self.specs)} rows"]
+        for found in self.found:
+            known = (
+                found.device.id
+                if found.device
+                else "not in the catalogue: no % of spec (`roofbench devices add` writes a stub)"
+            )
+            units = f", {found.units} {'cores' if found.kind == 'cpu' else 'units'}" if found.units else ""
+            lines.append(f"  {found.kind}: {found.name}{units}: {known}")
+        if any(found.kind == "gpu" for found in self.found) and not any(b.accelerator for b in BACKENDS):
+            lines.append("  This version has no kernels for the GPU: what follows are the CPU's cores.")
+        lines += [f"  missing {name}: {reason}" for name, reason in self.run.missing.items()]
+        return lines
+
+    def _header(self) -> Run:
+        missing = {f"backend {b.name}": reason for b in BACKENDS if b.default and (reason := b.missing())}
+        for backend in dict.fromkeys(spec.backend for spec in self.specs):
+            missing |= {f"rival {r.name}": line for r in RIVALS.get(backend, ()) if (line := r.missing())}
+        return Run(
+            created=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
+            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            suite=self.suite.name,
+            seed=self.options.seed,
+            device=_describe(self.found, self.device),
+            environment=environment(self.llc_bytes),
+            telemetry={"before": telemetry.host_load()},
+            missing=missing,
+        )
+
+
+def resume(path: Path, options: Options) -> list[Row]:
+    """Rows of an unfinished run that a new one may keep.
+
+    Raises:
+        ValueError: the file is no result file, or was measured on another machine or with other settings.
+    """
+    run = results.load(path)
+    if (run.suite, run.seed) != (options.suite, options.seed):
+        raise ValueError(
+            f"{path} holds suite {run.suite} with seed {run.seed}, not {options.suite} with {options.seed}"
+        )
+    here = environment(devices.last_level_cache())
+    for key in ("machine", "cpu", "roofbench", "commit"):
+        if run.environment.get(key) != here.get(key):
+            raise ValueError(
+                f"{path} was measured with {key} {run.environment.get(key)!r}; here it is {here.get(key)!r}"
+            )
+    return run.rows
+
+
+def _describe(found: Sequence[Found], device: Device | None) -> dict[str, Any]:
+    return {
+        "id": device.id if device else None,
+        "found": [
+            {"kind": f.kind, "name": f.name, "arch": f.arch, "units": f.units, "id": f.device.id if f.device else None}
+            for f in found
+        ],
+    }
+
+
+def environment(llc_bytes: int) -> dict[str, Any]:
+    """Software and hardware that decide a result."""
+    cpu = devices.detect()[-1]
+    packages = {}
+    for name in ("numpy", "ml_dtypes", "torch", "mlx", "triton"):
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "os": platform.platform(),
+        "machine": platform.machine(),
+        "cpu": cpu.name,
+        "cores": cpu.units,
+        "threads": _threads(),
+        "llc_bytes": llc_bytes,
+        "python": platform.python_version(),
+        "compiler": _compiler(),
+        "packages": packages,
+        "roofbench": metadata.version("roofbench"),
+        "commit": _commit(),
+    }
+
+
+def _threads() -> int | None:
+    try:
+        from roofbench import _cpu  # type: ignore[attr-defined]
+    except ImportError:
+        return None
+    return int(_cpu.lib.rb_threads())
+
+
+def _compiler() -> str | None:
+    command = sources.build_ffi().compiler()[0]
+    text = devices.Host().run(command, "--version")
+    return text.splitlines()[0] if text else None
+
+
+def _commit() -> str | None:
+    """Of the checkout that this runs from, with ``+changes`` where it has some; None in a wheel."""
+    root = Path(__file__).parent.parent
+    if not (root / "csrc").is_dir():
+        return None
+    git = ["git", "-C", str(root)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit}+changes" if dirty else commit
