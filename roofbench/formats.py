@@ -164,7 +164,8 @@ def pack(w: Array, name: str, x: str = "f32") -> Parts:
     if not np.isfinite(w).all():
         at = tuple(int(i) for i in np.argwhere(~np.isfinite(w))[0])
         raise ValueError(f"w is not finite at {at}: {name} cannot store {w[at]}")
-    grouped = w.reshape(*w.shape[:-1], -1, fmt.group or w.shape[-1])
+    *lead, k = w.shape
+    grouped = w.reshape(*lead, k // fmt.group, fmt.group) if fmt.group else w.reshape(*lead, 1, k)
     with np.errstate(all="ignore"):
         if fmt.biases:
             codes, *scales = _affine(grouped, fmt.bits)
@@ -264,8 +265,8 @@ def _decode(raw: Array, fmt: Format, parts: Parts, dtype: Any, prefix: str) -> A
     scales = parts[f"{prefix}_scales"]
     table = (np.arange(256) if fmt.biases else E4M3) if fmt.bits == 8 else (np.arange(16) if fmt.biases else E2M1)
     table = table.astype(np.float32 if fmt.biases else dtype)
-    w = (table if fmt.bits == 8 else table[_NIBBLES])[raw].reshape(*raw.shape[:-1], -1)
-    shape = w.shape
+    shape = (*raw.shape[:-1], raw.shape[-1] * 8 // fmt.bits)
+    w = (table if fmt.bits == 8 else table[_NIBBLES])[raw].reshape(shape)
     if not fmt.group:
         w *= scales[..., None]
         return w

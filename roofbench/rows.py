@@ -20,6 +20,7 @@ from roofbench.engine import Lane, Measurement, MeasurementError, Rules
 from roofbench.numerics import Limit
 from roofbench.op import Case, Op, Problem
 from roofbench.ops import op_of
+from roofbench.ops.probe import KINDS
 from roofbench.results import Row, RowNumerics, RowRival, RowRoof
 from roofbench.rivals import RIVALS
 from roofbench.telemetry import Telemetry
@@ -88,11 +89,11 @@ class Bench:
     def backend(self, name: str) -> Backend:
         return self._own if self._own and name == self._own.name else backend_of(name)
 
-    def calibrate(self, name: str) -> dict[str, Roof]:
+    def calibrate(self, name: str, kinds: Sequence[str] = KINDS) -> dict[str, Roof]:
         """Probe a backend's roofs, once."""
         if name not in self._roofs:
             backend = self.backend(name)
-            self._roofs[name] = ceilings.calibrate(backend, self.cold_bytes)
+            self._roofs[name] = ceilings.calibrate(backend, self.cold_bytes, kinds)
             self._telemetry[name] = backend.telemetry()
             self._floors[name] = engine.floor(backend.clock(), backend.floor())
         return self._roofs[name]
