@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sysconfig
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def openmp() -> list[str]:
         return [] if done.returncode else ["-fopenmp"]
 
 
+@cache
 def flags() -> tuple[list[str], list[str]]:
     """Compile and link flags of every C source, the header that declares it included."""
     threads = openmp()

@@ -44,7 +44,7 @@ class Rules:
     window_steps: float = 100.0  # and that many steps of the clock
     throttle_share: float = 0.75  # of the nominal clock
     throttle_retries: int = 3
-    drift: float = 0.03  # between the medians of the first and the last half
+    drift: float = 0.01  # between the medians of the first and the last half, if their intervals are apart
     gap: float = 0.05  # between two neighbouring samples in the middle half, of the median
 
 
@@ -194,19 +194,25 @@ def _judge(kernel: Lane, rules: Rules, *, hot: bool) -> tuple[str, str | None]:
             f"below {rules.throttle_share:.0%} of its clock, {rules.throttle_retries} pauses did not help",
         )
     n, relative = len(kernel.samples), ci95_rel(kernel.samples)
-    half = n // 2
-    first, last = np.median(kernel.samples[:half] or [math.nan]), np.median(kernel.samples[half:])
+    first, last = kernel.samples[: n // 2], kernel.samples[n // 2 :]
     ordered = np.sort(kernel.samples)
     middle = np.diff(ordered[n // 4 : -(n // 4) or None])
     if n < rules.min_samples:
         return "NOISY", f"{n} samples fitted into {rules.cap_s:g} s; {rules.min_samples} are needed"
     if middle.size and middle.max() > rules.gap * kernel.median_s:
         return "NOISY", f"bimodal: a gap of {middle.max() / kernel.median_s:.0%} in the middle half of the samples"
-    if abs(last / first - 1) > rules.drift:
-        return "NOISY", f"drifts: the last half is {last / first - 1:+.1%} against the first"
+    change = float(np.median(last) / np.median(first)) - 1
+    if abs(change) > rules.drift and _apart(first, last):
+        return "NOISY", f"drifts: the last half is {change:+.1%} against the first"
     if relative > rules.max_ci95_rel:
         return "NOISY", f"95 % interval of +-{relative:.1%} after {n} samples"
     return "OK", None
+
+
+def _apart(first: Sequence[float], last: Sequence[float]) -> bool:
+    """Whether the intervals of two medians do not overlap."""
+    (low, high), (other_low, other_high) = median_interval(first), median_interval(last)
+    return high < other_low or other_high < low
 
 
 def _seconds(clock: Clock, calls: Sequence[Call], *, may_be_zero: bool = False) -> float:

@@ -16,6 +16,7 @@ from roofbench.op import Case
 from roofbench.ops import OPS
 
 CPU = backend_of("cpu")
+KINDS = ("random", "cancelling", "extreme", "special")
 GEMV_TILE, GEMM_TILE, CHUNK = 16, 128, 1024  # rows per task, tokens per block, weights per step of csrc/*.c
 
 
@@ -148,7 +149,7 @@ def _store(arrays, prefix, format, x, values, rng, kind):
 def _fill_cache(op, format, dims, arrays, rng, kind):
     for name, array in arrays.items():
         if name.endswith("_scale_inv"):
-            array[...] = rng.uniform(0.5, 300)
+            array[...] = rng.choice([1, 64]) if kind == "extreme" else rng.uniform(0.5, 300)  # ties need a power of 2
         elif name == "slot_mapping":
             slots = dims["num_blocks"] * dims["block_size"]
             array[...] = rng.choice(slots, array.size, replace=False)

@@ -5,14 +5,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import CPU, every_format, expected, hazards, inputs, worst
+from support import CPU, KINDS, every_format, expected, hazards, inputs, worst
 
 from roofbench import formats
 from roofbench.numerics import aligned, poison
 from roofbench.ops import OPS
 from roofbench.telemetry import available_memory
-
-KINDS = ("random", "cancelling", "extreme", "special")
 
 
 def check(op, format, dims, rng, kind):

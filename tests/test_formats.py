@@ -114,7 +114,9 @@ def test_fp8_cast_is_nearest_even_and_saturates():
     middles = (values[:-1] + values[1:]) / 2
     even = np.where(codes[:-1] % 2 == 0, codes[:-1], codes[1:])
     assert (formats.cast_fp8(middles).view(np.uint8) == even).all()
-    assert (formats.cast_fp8(np.nextafter(middles.astype(np.float32), np.float32(0))).view(np.uint8) == codes[:-1]).all()
+    assert (
+        formats.cast_fp8(np.nextafter(middles.astype(np.float32), np.float32(0))).view(np.uint8) == codes[:-1]
+    ).all()
     assert (formats.cast_fp8(values).view(np.uint8) == codes).all()
     assert formats.cast_fp8(np.float32([449, 1e9, np.inf])).view(np.uint8).tolist() == [0x7E] * 3
     assert formats.cast_fp8(np.float32([-464, -np.inf, -0.0])).view(np.uint8).tolist() == [0xFE, 0xFE, 0x80]

@@ -80,10 +80,10 @@ def contents(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Ar
 
 
 def scales(rng: np.random.Generator) -> dict[str, Array]:
-    """One inverse scale each for K and V, about what fits `contents` into e4m3."""
+    """One inverse scale each for K and V, powers of two, so that ties occur; a few values saturate."""
     out = {name: aligned(arg.shape, arg.dtype) for name, arg in SCALES.items()}
-    for scale in out.values():
-        scale[...] = rng.uniform(200, 800)
+    for scale, value in zip(out.values(), rng.permutation([2048.0, 4096.0]), strict=True):
+        scale[...] = value
     return out
 
 

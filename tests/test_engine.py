@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: MIT
+"""The engine under a fake clock: when it stops, what it reports, and the faults that it must not miss."""
+
+import itertools
+
+import numpy as np
+import pytest
+from fakes import RULES, FakeBackend, FakeBench, Machine, row
+
+from roofbench import ceilings, engine
+from roofbench.devices import device_of
+from roofbench.engine import MeasurementError, Rules, ci95_rel, median_interval
+from roofbench.numerics import aligned
+from roofbench.op import Instance, Problem
+from roofbench.ops import OPS
+from roofbench.rows import RowSpec, check_buffers
+
+
+def suspect(machine, kernel, roof, work_ratio=1.0):
+    """What the guard says of a kernel beside its probe."""
+    measured = machine.measure(kernel, roof)
+    return ceilings.impossible(1.0, ceilings.Spec(None, None, None), measured.roof_ratios(), work_ratio, "read")
+
+
+class TestWithoutFault:
+    def test_a_quiet_machine_is_ok(self):
+        measured = Machine().measure(1e-3, 8e-4, [3e-3])
+        assert (measured.status, measured.reason) == ("OK", None)
+        assert measured.kernel.median_s == pytest.approx(1e-3, rel=0.005)
+        assert measured.rivals[0].median_s == pytest.approx(3e-3, rel=0.01)
+        assert len(measured.kernel.samples) >= 30
+
+    def test_it_stops_when_the_interval_is_tight(self):
+        machine = Machine(noise=0.001)
+        machine.measure(1e-3, rules=Rules(cap_s=100, min_s=0))
+        assert machine.clock.time < 1
+
+    def test_it_samples_the_least_device_time(self):
+        machine = Machine(noise=0.0001)
+        measured = machine.measure(1e-4, rules=Rules(cap_s=100, min_s=0.5))
+        assert sum(measured.kernel.samples) * measured.kernel.per_sample >= 0.5
+
+    def test_it_stops_at_the_cap_and_says_noisy(self):
+        machine = Machine(noise=0.5)
+        measured = machine.measure(lambda _: 1e-3, rules=Rules(cap_s=1))
+        assert measured.status == "NOISY"
+        assert "95 % interval" in measured.reason
+        assert machine.clock.time < 1.5
+
+    def test_too_few_samples_are_noisy(self):
+        measured = Machine().measure(0.1, rules=Rules(cap_s=1))
+        assert measured.status == "NOISY"
+        assert "samples fitted into 1 s; 30 are needed" in measured.reason
+
+    def test_turns_alternate_so_that_a_common_drift_cancels(self):
+        machine = Machine()
+        measured = machine.measure(lambda t: 1e-3 * (1 + 0.3 * t), lambda t: 8e-4 * (1 + 0.3 * t))
+        assert measured.status == "NOISY"
+        assert median_interval(measured.roof_ratios()) == pytest.approx((0.8, 0.8), rel=0.01)
+
+    def test_short_launches_share_a_sample(self):
+        machine = Machine()
+        measured = machine.measure(2e-6, floor_s=1e-6)
+        assert measured.kernel.per_sample * 2e-6 >= 20 * 1e-6 * 0.9
+        assert measured.kernel.median_s == pytest.approx(2e-6, rel=0.01)
+
+    def test_buffers_rotate(self):
+        machine, order = Machine(), []
+        lane = machine.lane("kernel", 1e-3, buffers=4)
+        lane.calls = [lambda i=i: (order.append(i), machine.clock.spend(1e-3)) for i in range(4)]
+        engine.measure(lane, machine.clock, machine.telemetry, Rules(cap_s=0.5, min_s=0))
+        steps = {(b - a) % 4 for a, b in itertools.pairwise(order[1:])}
+        assert steps == {1}
+
+    def test_each_launch_is_prepared(self):
+        machine, prepared = Machine(), []
+        lane = machine.lane("kernel", 1e-3)
+        lane.prepare = prepared.append
+        launches = machine.rng  # counts below are of windows, one launch each
+        del launches
+        engine.measure(lane, machine.clock, machine.telemetry, Rules(cap_s=0.2, min_s=0))
+        assert len(prepared) == machine.clock.windows
+
+    def test_every_sample_is_kept(self):
+        """Outliers too: a sample in ten takes three times as long."""
+        count = itertools.count()
+        measured = Machine(noise=0.001).measure(lambda _: 3e-3 if next(count) % 10 == 0 else 1e-3)
+        assert max(measured.kernel.samples) == pytest.approx(3e-3, rel=0.01)
+        assert measured.kernel.median_s == pytest.approx(1e-3, rel=0.01)
+
+
+class TestPlantedFaults:
+    def test_warm_cache(self):
+        """Buffers stay cached: the kernel outruns the memory that its probe measures."""
+        assert suspect(Machine(), 5e-4, 1e-3) is not None
+
+    def test_wrong_byte_count(self):
+        """Twice the bytes are counted: the share of the roof doubles."""
+        assert suspect(Machine(), 1e-3, 8e-4, work_ratio=1) is None
+        assert suspect(Machine(), 1e-3, 8e-4, work_ratio=2) == (
+            "160% of the measured read roof at least, with 95 % confidence"
+        )
+
+    def test_a_kernel_at_its_roof_is_possible(self):
+        assert suspect(Machine(noise=0.05), 1e-3, 1.02e-3) is None
+
+    def test_noise_alone_makes_nothing_impossible(self):
+        for seed in range(20):
+            assert suspect(Machine(noise=0.2, seed=seed), 1e-3, 1e-3) is None
+
+    def test_cached_output(self):
+        """Works once per buffer, then returns what is there."""
+        seen = set()
+
+        def kernel(_, arrays, right):
+            if arrays["y"].ctypes.data not in seen:
+                seen.add(arrays["y"].ctypes.data)
+                right()
+
+        assert row(kernel).status == "INCORRECT"
+
+    def test_replayed_output(self):
+        """Keeps a result by address and writes it again, whatever the activations are now."""
+        kept = {}
+
+        def kernel(_, arrays, right):
+            if arrays["y"].ctypes.data not in kept:
+                right()
+                kept[arrays["y"].ctypes.data] = arrays["y"].copy()
+            arrays["y"][...] = kept[arrays["y"].ctypes.data]
+
+        assert row(kernel).status == "INCORRECT"
+
+    @pytest.mark.parametrize("op", ["gemv", "kv_append", "kv_gather"])
+    def test_does_nothing_once_it_is_timed(self, op):
+        """Passes the check before timing, then skips its work."""
+
+        def kernel(backend, arrays, right):
+            if backend.launches <= 50:
+                right()
+
+        assert row(kernel, op).status == "INCORRECT"
+
+    def test_recognises_the_timed_activations(self):
+        """Keeps a result for each content that it has seen while timed; the last content is new to it."""
+        kept = {}
+
+        def kernel(_, arrays, right):
+            key = (arrays["y"].ctypes.data, arrays["x"].tobytes())
+            if key not in kept and len(kept) < 30:
+                right()
+                kept[key] = arrays["y"].copy()
+            arrays["y"][...] = kept.get(key, next(iter(kept.values())))
+
+        backend = FakeBackend(kernel=kernel)
+        result = FakeBench(backend, llc_bytes=1 << 15).measure(RowSpec(row_case(), "fake"), RULES)
+        assert result.status == "INCORRECT"
+
+    def test_goes_wrong_while_timed(self):
+        def kernel(backend, arrays, right):
+            right()
+            if backend.launches > 50:
+                arrays["y"][0, 7] += 1
+
+        assert row(kernel).status == "INCORRECT"
+
+    def test_writes_beside_its_output(self):
+        def kernel(_, arrays, right):
+            right()
+            raw = arrays["y"]
+            while raw.base is not None:
+                raw = raw.base
+            end = arrays["y"].ctypes.data - raw.ctypes.data + arrays["y"].nbytes
+            raw[end] = 0
+
+        result = row(kernel)
+        assert result.status == "INCORRECT"
+        assert "memory beside y of buffer 0 was written to" in result.reason
+
+    def test_fails_in_the_middle(self):
+        def kernel(backend, _, right):
+            if backend.launches > 40:
+                raise RuntimeError("device lost")
+            right()
+
+        result = row(kernel)
+        assert (result.status, result.reason) == ("ERROR", "RuntimeError: device lost")
+        assert result.median_s is None
+
+    def test_throttled(self):
+        machine = Machine()
+        machine.telemetry.clock_of = lambda _: 1400.0
+        measured = machine.measure(1e-3)
+        assert measured.status == "THROTTLED"
+        assert machine.clock.slept > 0
+
+    def test_throttled_for_a_while(self):
+        """Samples of the slow time are thrown away, and the rest is fine."""
+        machine = Machine()
+        hot = lambda t: 0.3 < t < 0.4  # noqa: E731
+        machine.telemetry.clock_of = lambda t: 1000.0 if hot(t) else 2000.0
+        measured = machine.measure(lambda t: 2e-3 if hot(t) else 1e-3)
+        assert measured.status == "OK"
+        assert max(measured.kernel.samples) < 1.1e-3
+        assert measured.clock_mhz == 2000
+
+    def test_a_device_that_says_it_throttles(self):
+        machine = Machine()
+        machine.telemetry.read = lambda: engine.Reading(None, throttled=True)
+        assert machine.measure(1e-3).status == "THROTTLED"
+
+    def test_drifting(self):
+        measured = Machine().measure(lambda t: 1e-3 * (1 + 0.1 * t), rules=Rules(cap_s=3))
+        assert measured.status == "NOISY"
+        assert measured.reason.startswith("drifts: the last half is +")
+
+    def test_bimodal(self):
+        count = itertools.count()
+        measured = Machine().measure(lambda _: 1.3e-3 if next(count) % 2 else 1e-3)
+        assert measured.status == "NOISY"
+        assert measured.reason.startswith("bimodal: a gap of ")
+
+    def test_clock_running_backwards(self):
+        machine = Machine()
+        machine.clock.backwards_at = 40
+        with pytest.raises(MeasurementError, match="the clock fake ran backwards: -1e-06 s for 1 launches"):
+            machine.measure(1e-3)
+
+    def test_clock_standing_still(self):
+        machine = Machine()
+        machine.clock.step = 1e9
+        with pytest.raises(MeasurementError, match="too coarse: 1048576 launches took 0 s"):
+            machine.measure(1e-9)
+
+    def test_timer_too_coarse_for_one_launch(self):
+        """A timer of 1 ms: launches are gathered until a sample is a hundred steps long."""
+        machine = Machine(resolution_s=1e-3)
+        machine.clock.step = 1e-3
+        measured = machine.measure(1.7e-4, rules=Rules(cap_s=30, min_s=0))
+        assert measured.kernel.per_sample * 1.7e-4 >= 0.1
+        assert measured.kernel.median_s == pytest.approx(1.7e-4, rel=0.01)
+
+    def test_slow_first_launches(self):
+        """Compilation, page faults, a clock that ramps: over before the samples that count."""
+        count = itertools.count()
+        measured = Machine(noise=0.001).measure(lambda _: 1e-3 * max(1.0, 5 - 0.1 * next(count)), rules=RULES)
+        assert measured.status == "OK"
+        assert max(measured.kernel.samples) < 1.1e-3
+
+    def test_buffers_that_fit_a_cache(self):
+        case, contract = row_case(), OPS["gemv"]
+        small = contract.problem(case, 0, 0)
+        with pytest.raises(MeasurementError, match="1 buffers of .* stay in caches; cold needs 1048576"):
+            check_buffers(contract, case, small, 1 << 20)
+        check_buffers(contract, case, contract.problem(case, 0, 1 << 20), 1 << 20)
+
+    def test_the_same_buffer_counted_again_and_again(self):
+        """A rotation of one buffer under many names."""
+        case, contract = row_case(), OPS["gemv"]
+        one = contract.problem(case, 0, 0).instances[0]
+        with pytest.raises(MeasurementError, match="100 buffers of .* stay in caches"):
+            check_buffers(contract, case, Problem([one] * 100, []), 1 << 20)
+
+    def test_more_bytes_than_the_buffers_hold(self):
+        case, contract = row_case(), OPS["gemv"]
+        tiny = Instance({"x": aligned((4,), np.float32)}, lambda _: {}, lambda _: None)
+        with pytest.raises(MeasurementError, match="counts .* bytes a launch, its buffers hold 16"):
+            check_buffers(contract, case, Problem([tiny], []), 0)
+
+    def test_faster_than_the_vendor_says(self):
+        """17,152 bytes in 0.2 us are 86 GB/s: no phone does that."""
+        rules = Rules(cap_s=0.01, min_s=0, warmup_s=0)
+        result = row(seconds=2e-7, device=device_of("iphone-17"), rules=rules)
+        assert result.status == "SUSPECT"
+        assert "exceeds the 68.26 that the device can do" in result.reason
+        assert result.pct_spec > 100
+
+
+def row_case():
+    from fakes import CASES
+
+    return CASES["gemv"]
+
+
+class TestInterval:
+    @pytest.mark.parametrize("n", [31, 100, 1001])
+    @pytest.mark.parametrize("draw", ["normal", "exponential", "bimodal"])
+    def test_agrees_with_scipy(self, n, draw):
+        stats = pytest.importorskip("scipy.stats", reason="scipy is not installed")
+        rng = np.random.default_rng(n)
+        samples = {
+            "normal": lambda: rng.normal(10, 1, n),
+            "exponential": lambda: 1 + rng.exponential(1, n),
+            "bimodal": lambda: np.where(rng.random(n) < 0.3, 2.0, 1.0) + rng.normal(0, 0.01, n),
+        }[draw]()
+        theirs = stats.bootstrap((samples,), np.median, method="percentile", n_resamples=10_000, rng=rng)
+        low, high = median_interval(samples)
+        width = theirs.confidence_interval.high - theirs.confidence_interval.low
+        assert abs(low - theirs.confidence_interval.low) <= 0.15 * width
+        assert abs(high - theirs.confidence_interval.high) <= 0.15 * width
+
+    def test_covers_the_median_about_95_times_of_100(self):
+        rng = np.random.default_rng(0)
+        hits = sum(low <= 0 <= high for low, high in (median_interval(rng.normal(0, 1, 51)) for _ in range(1000)))
+        assert 920 <= hits <= 985
+
+    def test_one_sample_says_nothing(self):
+        assert median_interval([1.0]) == (-np.inf, np.inf)
+
+    def test_relative(self):
+        assert ci95_rel([1.0] * 10) == 0
+
+
+def test_rows_have_no_invented_numbers():
+    """What is not known is None: there is no roof, no peak and no rival here."""
+    result = row()
+    assert result.status == "OK"
+    assert result.pct_spec is result.pct_measured is result.pct_clock is None
+    assert result.roof.measured is result.roof.spec is result.roof.clock is None
+    assert result.rivals == []
+    assert result.numerics.err_over_bound <= 1
+    assert result.n == len(result.samples_s) >= 30
+    assert result.gbps == pytest.approx(OPS["gemv"].traffic(row_case()).bytes / result.median_s / 1e9)
+    assert result.buffers > 1

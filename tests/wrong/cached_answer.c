@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT */
+/* Wrong: computes once per output address and repeats the answer. */
+#include <stdint.h>
+
+static float *seen[256];
+static int count;
+
+int rb_gemv_f32(const float *x, const float *w, float *y, int64_t M, int64_t N, int64_t K, int threads) {
+  (void)threads;
+  for (int i = 0; i < count; i++)
+    if (seen[i] == y) return 0;
+  if (count < 256) seen[count++] = y;
+  for (int64_t m = 0; m < M; m++)
+    for (int64_t n = 0; n < N; n++) {
+      float sum = 0;
+      for (int64_t k = 0; k < K; k++) sum += x[m * K + k] * w[n * K + k];
+      y[m * N + n] = sum;
+    }
+  return 0;
+}
