@@ -31,7 +31,7 @@
 
 enum {
   LANES = 16,
-  MT = 2,   /* MT * NT sums and MT + NT operands fit 16 vector registers of AVX-512 */
+  MT = 2, /* MT * NT sums and MT + NT operands fit 16 vector registers of AVX-512 */
   NT = 4,
   MI = 16,  /* MI rows of x, KC long, stay in L1 while NB rows of w pass */
   MB = 128, /* each weight is decoded once per MB tokens */
@@ -60,7 +60,7 @@ struct job {
   struct matrix x_stored, w;
   float *wide;    /* x, decoded: (B * M, padded) */
   const float *x; /* the same, to read */
-  void *y; /* (B, M, N) */
+  void *y;        /* (B, M, N) */
   store_fn *store;
   int64_t M, N, K, w_batch, padded;
 };
@@ -94,18 +94,18 @@ CLONES static void decode_f32(const struct matrix *a, int64_t row, int64_t k, in
   memcpy(out, (const float *)a->codes + row * a->K + k, (size_t)count * sizeof *out);
 }
 
-#define DECODE_HALF(NAME, BITS)                                                                             \
-  CLONES static void NAME(const struct matrix *a, int64_t row, int64_t k, int64_t count, float *out) {      \
-    const uint16_t *h = (const uint16_t *)a->codes + row * a->K + k;                                        \
-    int64_t i = 0;                                                                                          \
-    for (; i + 16 <= count; i += 16)                                                                        \
-      *(u32x16 *)(out + i) = BITS(__builtin_convertvector(*(const u16x16 *)(h + i), u32x16));               \
-    if (i < count) {                                                                                        \
-      uint16_t tail[16] = {0};                                                                              \
-      memcpy(tail, h + i, (size_t)(count - i) * sizeof *tail);                                              \
-      u32x16 bits = BITS(__builtin_convertvector(*(const u16x16 *)tail, u32x16));                           \
-      memcpy(out + i, &bits, (size_t)(count - i) * sizeof *out);                                            \
-    }                                                                                                       \
+#define DECODE_HALF(NAME, BITS)                                                                        \
+  CLONES static void NAME(const struct matrix *a, int64_t row, int64_t k, int64_t count, float *out) { \
+    const uint16_t *h = (const uint16_t *)a->codes + row * a->K + k;                                   \
+    int64_t i = 0;                                                                                     \
+    for (; i + 16 <= count; i += 16)                                                                   \
+      *(u32x16 *)(out + i) = BITS(__builtin_convertvector(*(const u16x16 *)(h + i), u32x16));          \
+    if (i < count) {                                                                                   \
+      uint16_t tail[16] = {0};                                                                         \
+      memcpy(tail, h + i, (size_t)(count - i) * sizeof *tail);                                         \
+      u32x16 bits = BITS(__builtin_convertvector(*(const u16x16 *)tail, u32x16));                      \
+      memcpy(out + i, &bits, (size_t)(count - i) * sizeof *out);                                       \
+    }                                                                                                  \
   }
 DECODE_HALF(decode_bf16, bf16_bits)
 DECODE_HALF(decode_f16, f16_bits)
@@ -226,8 +226,14 @@ static int gemm(const void *x, const void *w, void *y, int64_t B, int64_t M, int
   if ((!x && K) || (uintptr_t)x % bytes) return -1;
   if ((!w && K) || (uintptr_t)w % bytes) return -2;
   if (!y || (uintptr_t)y % bytes) return -3;
-  struct job job = {.x_stored = {x, K, decode}, .w = {w, K, decode}, .y = y, .store = store,
-                    .M = M, .N = N, .K = K, .w_batch = w_batch};
+  struct job job = {.x_stored = {x, K, decode},
+                    .w = {w, K, decode},
+                    .y = y,
+                    .store = store,
+                    .M = M,
+                    .N = N,
+                    .K = K,
+                    .w_batch = w_batch};
   return run(job, B, threads);
 }
 
@@ -236,12 +242,12 @@ int rb_gemm_f32(const float *x, const float *w, float *y, int64_t B, int64_t M, 
   return gemm(x, w, y, B, M, N, K, w_batch, threads, sizeof *x, decode_f32, store_f32);
 }
 
-int rb_gemm_f16(const uint16_t *x, const uint16_t *w, uint16_t *y, int64_t B, int64_t M, int64_t N,
-                int64_t K, int64_t w_batch, int threads) {
+int rb_gemm_f16(const uint16_t *x, const uint16_t *w, uint16_t *y, int64_t B, int64_t M, int64_t N, int64_t K,
+                int64_t w_batch, int threads) {
   return gemm(x, w, y, B, M, N, K, w_batch, threads, sizeof *x, decode_f16, store_f16);
 }
 
-int rb_gemm_bf16(const uint16_t *x, const uint16_t *w, uint16_t *y, int64_t B, int64_t M, int64_t N,
-                 int64_t K, int64_t w_batch, int threads) {
+int rb_gemm_bf16(const uint16_t *x, const uint16_t *w, uint16_t *y, int64_t B, int64_t M, int64_t N, int64_t K,
+                 int64_t w_batch, int threads) {
   return gemm(x, w, y, B, M, N, K, w_batch, threads, sizeof *x, decode_bf16, store_bf16);
 }

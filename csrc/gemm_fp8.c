@@ -32,7 +32,7 @@
 
 enum {
   LANES = 16,
-  MT = 2,   /* MT * NT sums and MT + NT operands fit 16 vector registers of AVX-512 */
+  MT = 2, /* MT * NT sums and MT + NT operands fit 16 vector registers of AVX-512 */
   NT = 4,
   MI = 16,  /* MI rows of x, KC long, stay in L1 while NB rows of w pass */
   MB = 128, /* each weight is decoded once per MB tokens */
@@ -62,7 +62,7 @@ struct job {
   struct matrix x_stored, w;
   float *wide;    /* x, decoded: (B * M, padded) */
   const float *x; /* the same, to read */
-  uint16_t *y; /* (B, M, N) */
+  uint16_t *y;    /* (B, M, N) */
   int64_t M, N, K, w_batch, padded;
 };
 
@@ -89,7 +89,8 @@ INLINE f32x16 f32_of_e4m3(u32x16 c) {
   u32x16 sign = (c & 0x80) << 24, bits = (c & 0x7f) << 20;
   u32x16 nan = (u32x16)(bits == 0x07f00000), small = (u32x16)(bits < 0x00800000);
   f32x16 subnormal = (f32x16)(bits + 0x3c800000) - 0x1p-6f;
-  return (f32x16)(sign | (nan & 0x7fc00000) | (small & (u32x16)subnormal) | (~(small | nan) & (bits + 0x3c000000)));
+  return (f32x16)(sign | (nan & 0x7fc00000) | (small & (u32x16)subnormal) |
+                  (~(small | nan) & (bits + 0x3c000000)));
 }
 
 /* Nearest even; a NaN keeps its sign and becomes quiet. */
@@ -116,8 +117,7 @@ CLONES static void decode_fp8(const struct matrix *a, int64_t row, int64_t k, in
   const uint8_t *c = (const uint8_t *)a->codes + row * a->K + k;
   float scale = a->scales[row];
   int64_t i = 0;
-  for (; i + 16 <= count; i += 16)
-    *(f32x16 *)(out + i) = scale * f32_of_e4m3(widen_u8(c + i));
+  for (; i + 16 <= count; i += 16) *(f32x16 *)(out + i) = scale * f32_of_e4m3(widen_u8(c + i));
   if (i < count) {
     uint8_t tail[16] = {0};
     memcpy(tail, c + i, (size_t)(count - i));
@@ -198,8 +198,8 @@ static int run(struct job job, int64_t B, int threads) {
   return 0;
 }
 
-int rb_gemm_fp8(const uint16_t *x, const uint8_t *w, const float *w_scales, uint16_t *y, int64_t B,
-                int64_t M, int64_t N, int64_t K, int64_t w_batch, int threads) {
+int rb_gemm_fp8(const uint16_t *x, const uint8_t *w, const float *w_scales, uint16_t *y, int64_t B, int64_t M,
+                int64_t N, int64_t K, int64_t w_batch, int threads) {
   if (B < 0) return -5;
   if (M < 0) return -6;
   if (N < 0) return -7;
@@ -210,14 +210,18 @@ int rb_gemm_fp8(const uint16_t *x, const uint8_t *w, const float *w_scales, uint
   if (!w && K) return -2;
   if (!w_scales || (uintptr_t)w_scales % sizeof *w_scales) return -3;
   if (!y || (uintptr_t)y % sizeof *y) return -4;
-  struct job job = {.x_stored = {x, NULL, K, decode_bf16}, .w = {w, w_scales, K, decode_fp8}, .y = y,
-                    .M = M, .N = N, .K = K, .w_batch = w_batch};
+  struct job job = {.x_stored = {x, NULL, K, decode_bf16},
+                    .w = {w, w_scales, K, decode_fp8},
+                    .y = y,
+                    .M = M,
+                    .N = N,
+                    .K = K,
+                    .w_batch = w_batch};
   return run(job, B, threads);
 }
 
 int rb_gemm_fp8_w8a8(const uint8_t *x, const float *x_scales, const uint8_t *w, const float *w_scales,
-                     uint16_t *y, int64_t B, int64_t M, int64_t N, int64_t K, int64_t w_batch,
-                     int threads) {
+                     uint16_t *y, int64_t B, int64_t M, int64_t N, int64_t K, int64_t w_batch, int threads) {
   if (B < 0) return -6;
   if (M < 0) return -7;
   if (N < 0) return -8;
@@ -229,7 +233,12 @@ int rb_gemm_fp8_w8a8(const uint8_t *x, const float *x_scales, const uint8_t *w, 
   if (!w && K) return -3;
   if (!w_scales || (uintptr_t)w_scales % sizeof *w_scales) return -4;
   if (!y || (uintptr_t)y % sizeof *y) return -5;
-  struct job job = {.x_stored = {x, x_scales, K, decode_fp8}, .w = {w, w_scales, K, decode_fp8}, .y = y,
-                    .M = M, .N = N, .K = K, .w_batch = w_batch};
+  struct job job = {.x_stored = {x, x_scales, K, decode_fp8},
+                    .w = {w, w_scales, K, decode_fp8},
+                    .y = y,
+                    .M = M,
+                    .N = N,
+                    .K = K,
+                    .w_batch = w_batch};
   return run(job, B, threads);
 }

@@ -33,12 +33,12 @@
 
 enum {
   LANES = 16,
-  MT = 2,   /* MT * NT sums and MT + NT operands fit 16 vector registers of AVX-512 */
+  MT = 2, /* MT * NT sums and MT + NT operands fit 16 vector registers of AVX-512 */
   NT = 4,
   MI = 16,  /* MI rows of x, KC long, stay in L1 while NB rows of w pass */
   MB = 128, /* each weight is decoded once per MB tokens */
   NB = 16,
-  KC = 512, /* sums, w and x of a block stay in L2 */
+  KC = 512,   /* sums, w and x of a block stay in L2 */
   GROUP = 64, /* weights that share a scale and a bias */
 };
 
@@ -65,7 +65,7 @@ struct job {
   struct matrix x_stored, w;
   float *wide;    /* x, decoded: (B * M, padded) */
   const float *x; /* the same, to read */
-  uint16_t *y; /* (B, M, N) */
+  uint16_t *y;    /* (B, M, N) */
   int64_t M, N, K, w_batch, padded;
 };
 
@@ -220,19 +220,22 @@ static int gemm(const uint16_t *x, const uint32_t *w, const uint16_t *w_scales, 
   if ((!w_scales && K) || (uintptr_t)w_scales % sizeof *w_scales) return -3;
   if ((!w_biases && K) || (uintptr_t)w_biases % sizeof *w_biases) return -4;
   if (!y || (uintptr_t)y % sizeof *y) return -5;
-  struct job job = {.x_stored = {x, NULL, NULL, K, decode_bf16}, .w = {w, w_scales, w_biases, K, decode},
-                    .y = y, .M = M, .N = N, .K = K, .w_batch = w_batch};
+  struct job job = {.x_stored = {x, NULL, NULL, K, decode_bf16},
+                    .w = {w, w_scales, w_biases, K, decode},
+                    .y = y,
+                    .M = M,
+                    .N = N,
+                    .K = K,
+                    .w_batch = w_batch};
   return run(job, B, threads);
 }
 
-int rb_gemm_int8(const uint16_t *x, const uint32_t *w, const uint16_t *w_scales,
-                 const uint16_t *w_biases, uint16_t *y, int64_t B, int64_t M, int64_t N, int64_t K,
-                 int64_t w_batch, int threads) {
+int rb_gemm_int8(const uint16_t *x, const uint32_t *w, const uint16_t *w_scales, const uint16_t *w_biases,
+                 uint16_t *y, int64_t B, int64_t M, int64_t N, int64_t K, int64_t w_batch, int threads) {
   return gemm(x, w, w_scales, w_biases, y, B, M, N, K, w_batch, threads, decode_int8);
 }
 
-int rb_gemm_int4(const uint16_t *x, const uint32_t *w, const uint16_t *w_scales,
-                 const uint16_t *w_biases, uint16_t *y, int64_t B, int64_t M, int64_t N, int64_t K,
-                 int64_t w_batch, int threads) {
+int rb_gemm_int4(const uint16_t *x, const uint32_t *w, const uint16_t *w_scales, const uint16_t *w_biases,
+                 uint16_t *y, int64_t B, int64_t M, int64_t N, int64_t K, int64_t w_batch, int threads) {
   return gemm(x, w, w_scales, w_biases, y, B, M, N, K, w_batch, threads, decode_int4);
 }

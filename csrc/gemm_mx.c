@@ -36,7 +36,7 @@
 
 enum {
   LANES = 16,
-  MT = 2,   /* MT * NT sums and MT + NT operands fit 16 vector registers of AVX-512 */
+  MT = 2, /* MT * NT sums and MT + NT operands fit 16 vector registers of AVX-512 */
   NT = 4,
   MI = 16,  /* MI rows of x, KC long, stay in L1 while NB rows of w pass */
   MB = 128, /* each weight is decoded once per MB tokens */
@@ -69,7 +69,7 @@ struct job {
   struct matrix x_stored, w;
   float *wide;    /* x, decoded: (B * M, padded) */
   const float *x; /* the same, to read */
-  uint16_t *y; /* (B, M, N) */
+  uint16_t *y;    /* (B, M, N) */
   int64_t M, N, K, w_batch, padded;
 };
 
@@ -96,14 +96,15 @@ INLINE f32x16 f32_of_e4m3(u32x16 c) {
   u32x16 sign = (c & 0x80) << 24, bits = (c & 0x7f) << 20;
   u32x16 nan = (u32x16)(bits == 0x07f00000), small = (u32x16)(bits < 0x00800000);
   f32x16 subnormal = (f32x16)(bits + 0x3c800000) - 0x1p-6f;
-  return (f32x16)(sign | (nan & 0x7fc00000) | (small & (u32x16)subnormal) | (~(small | nan) & (bits + 0x3c000000)));
+  return (f32x16)(sign | (nan & 0x7fc00000) | (small & (u32x16)subnormal) |
+                  (~(small | nan) & (bits + 0x3c000000)));
 }
 
 /* e2m1: twice its magnitude is one of 0 1 2 3 4 6 8 12, a nibble each of one constant; bit 3 is the sign. */
 INLINE f32x16 twice_e2m1(u32x16 c) {
   const u32x16 table = (u32x16){0} + 0xc8643210;
   u32x16 magnitude = table >> ((c & 7) << 2) & 15;
-  return (f32x16)((u32x16)__builtin_convertvector(magnitude, f32x16) | (c & 8) << 28);
+  return (f32x16)((u32x16) __builtin_convertvector(magnitude, f32x16) | (c & 8) << 28);
 }
 
 INLINE float f32_of_bits(uint32_t bits) {
@@ -120,7 +121,8 @@ INLINE float f32_of_e8m0(uint8_t e) {
 INLINE float scalar_of_e4m3(uint8_t c) {
   uint32_t sign = (uint32_t)(c & 0x80) << 24, bits = (uint32_t)(c & 0x7f) << 20;
   if (bits == 0x07f00000) return f32_of_bits(sign | 0x7fc00000);
-  float magnitude = bits < 0x00800000 ? f32_of_bits(bits + 0x3c800000) - 0x1p-6f : f32_of_bits(bits + 0x3c000000);
+  float magnitude = bits < 0x00800000 ? f32_of_bits(bits + 0x3c800000) - 0x1p-6f
+                                      : f32_of_bits(bits + 0x3c000000);
   return sign ? -magnitude : magnitude;
 }
 
@@ -157,8 +159,7 @@ CLONES static void decode_mxfp8(const struct matrix *a, int64_t row, int64_t k, 
   int64_t at = row * a->K + k;
   for (int64_t i = 0; i < count; i += 16) {
     const uint8_t *codes = (const uint8_t *)a->codes + at + i;
-    *(f32x16 *)(out + i) =
-        f32_of_e8m0(a->scales[(at + i) / 32]) * f32_of_e4m3(widen_u8(codes));
+    *(f32x16 *)(out + i) = f32_of_e8m0(a->scales[(at + i) / 32]) * f32_of_e4m3(widen_u8(codes));
   }
 }
 
@@ -256,7 +257,8 @@ static int bad(const struct matrix *a, int first, size_t bytes) {
   if ((!a->codes && a->K) || (uintptr_t)a->codes % bytes) return -first;
   if (a->decode == decode_bf16) return 0;
   if (!a->scales && a->K) return -(first + 1);
-  if (a->decode == decode_nvfp4 && (!a->tensor_scale || (uintptr_t)a->tensor_scale % sizeof(float))) return -(first + 2);
+  if (a->decode == decode_nvfp4 && (!a->tensor_scale || (uintptr_t)a->tensor_scale % sizeof(float)))
+    return -(first + 2);
   return 0;
 }
 
@@ -290,31 +292,28 @@ int rb_gemm_mxfp4(const uint16_t *x, const uint32_t *w, const uint8_t *w_scales,
   return gemm(a, b, y, B, M, N, K, w_batch, threads, 4);
 }
 
-int rb_gemm_nvfp4(const uint16_t *x, const uint32_t *w, const uint8_t *w_scales,
-                  const float *w_tensor_scale, uint16_t *y, int64_t B, int64_t M, int64_t N, int64_t K,
-                  int64_t w_batch, int threads) {
+int rb_gemm_nvfp4(const uint16_t *x, const uint32_t *w, const uint8_t *w_scales, const float *w_tensor_scale,
+                  uint16_t *y, int64_t B, int64_t M, int64_t N, int64_t K, int64_t w_batch, int threads) {
   struct matrix a = {x, NULL, NULL, M, K, decode_bf16}, b = {w, w_scales, w_tensor_scale, N, K, decode_nvfp4};
   return gemm(a, b, y, B, M, N, K, w_batch, threads, 5);
 }
 
-int rb_gemm_mxfp8_w8a8(const uint32_t *x, const uint8_t *x_scales, const uint32_t *w,
-                       const uint8_t *w_scales, uint16_t *y, int64_t B, int64_t M, int64_t N, int64_t K,
-                       int64_t w_batch, int threads) {
+int rb_gemm_mxfp8_w8a8(const uint32_t *x, const uint8_t *x_scales, const uint32_t *w, const uint8_t *w_scales,
+                       uint16_t *y, int64_t B, int64_t M, int64_t N, int64_t K, int64_t w_batch, int threads) {
   struct matrix a = {x, x_scales, NULL, M, K, decode_mxfp8}, b = {w, w_scales, NULL, N, K, decode_mxfp8};
   return gemm(a, b, y, B, M, N, K, w_batch, threads, 5);
 }
 
-int rb_gemm_mxfp4_w4a4(const uint32_t *x, const uint8_t *x_scales, const uint32_t *w,
-                       const uint8_t *w_scales, uint16_t *y, int64_t B, int64_t M, int64_t N, int64_t K,
-                       int64_t w_batch, int threads) {
+int rb_gemm_mxfp4_w4a4(const uint32_t *x, const uint8_t *x_scales, const uint32_t *w, const uint8_t *w_scales,
+                       uint16_t *y, int64_t B, int64_t M, int64_t N, int64_t K, int64_t w_batch, int threads) {
   struct matrix a = {x, x_scales, NULL, M, K, decode_mxfp4}, b = {w, w_scales, NULL, N, K, decode_mxfp4};
   return gemm(a, b, y, B, M, N, K, w_batch, threads, 5);
 }
 
 int rb_gemm_nvfp4_w4a4(const uint32_t *x, const uint8_t *x_scales, const float *x_tensor_scale,
-                       const uint32_t *w, const uint8_t *w_scales, const float *w_tensor_scale,
-                       uint16_t *y, int64_t B, int64_t M, int64_t N, int64_t K, int64_t w_batch,
-                       int threads) {
-  struct matrix a = {x, x_scales, x_tensor_scale, M, K, decode_nvfp4}, b = {w, w_scales, w_tensor_scale, N, K, decode_nvfp4};
+                       const uint32_t *w, const uint8_t *w_scales, const float *w_tensor_scale, uint16_t *y,
+                       int64_t B, int64_t M, int64_t N, int64_t K, int64_t w_batch, int threads) {
+  struct matrix a = {x, x_scales, x_tensor_scale, M, K, decode_nvfp4},
+                b = {w, w_scales, w_tensor_scale, N, K, decode_nvfp4};
   return gemm(a, b, y, B, M, N, K, w_batch, threads, 7);
 }

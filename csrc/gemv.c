@@ -66,18 +66,18 @@ INLINE u32x16 f16_bits(u32x16 h) {
   return sign | (small & (u32x16)subnormal) | (~small & normal);
 }
 
-#define WIDEN(NAME, BITS)                                                           \
-  CLONES static void NAME(const void *src, int64_t first, int64_t n, float *dst) {  \
-    const uint16_t *h = (const uint16_t *)src + first;                              \
-    int64_t i = 0;                                                                  \
-    for (; i + 16 <= n; i += 16)                                                    \
+#define WIDEN(NAME, BITS)                                                                     \
+  CLONES static void NAME(const void *src, int64_t first, int64_t n, float *dst) {            \
+    const uint16_t *h = (const uint16_t *)src + first;                                        \
+    int64_t i = 0;                                                                            \
+    for (; i + 16 <= n; i += 16)                                                              \
       *(u32x16 *)(dst + i) = BITS(__builtin_convertvector(*(const u16x16 *)(h + i), u32x16)); \
-    if (i < n) {                                                                    \
-      uint16_t tail[16] = {0};                                                      \
-      memcpy(tail, h + i, (size_t)(n - i) * sizeof *tail);                          \
-      u32x16 bits = BITS(__builtin_convertvector(*(const u16x16 *)tail, u32x16));   \
-      memcpy(dst + i, &bits, (size_t)(n - i) * sizeof *dst);                        \
-    }                                                                               \
+    if (i < n) {                                                                              \
+      uint16_t tail[16] = {0};                                                                \
+      memcpy(tail, h + i, (size_t)(n - i) * sizeof *tail);                                    \
+      u32x16 bits = BITS(__builtin_convertvector(*(const u16x16 *)tail, u32x16));             \
+      memcpy(dst + i, &bits, (size_t)(n - i) * sizeof *dst);                                  \
+    }                                                                                         \
   }
 WIDEN(widen_bf16, bf16_bits)
 WIDEN(widen_f16, f16_bits)
@@ -184,9 +184,11 @@ static int gemv(const void *x, const void *w, void *y, int64_t M, int64_t N, int
     if (!wide) return 1;
     widen(x, 0, M * K, wide);
   }
+  struct job job = {.w = w, .N = N, .K = K, .widen = widen, .store = store};
   for (int64_t m = 0; m < M; m += TOKENS) {
-    struct job job = {(wide ? wide : (const float *)x) + m * K, w, (char *)y + (size_t)(m * N) * bytes,
-                      M - m < TOKENS ? M - m : TOKENS, N, K, widen, store};
+    job.x = (wide ? wide : (const float *)x) + m * K;
+    job.y = (char *)y + (size_t)(m * N) * bytes;
+    job.tokens = M - m < TOKENS ? M - m : TOKENS;
     parallel((size_t)((N + ROWS - 1) / ROWS), &job, rows, threads);
   }
   free(wide);

@@ -63,7 +63,8 @@ INLINE f32x16 f32_of_e4m3(u32x16 c) {
   u32x16 sign = (c & 0x80) << 24, bits = (c & 0x7f) << 20;
   u32x16 nan = (u32x16)(bits == 0x07f00000), small = (u32x16)(bits < 0x00800000);
   f32x16 subnormal = (f32x16)(bits + 0x3c800000) - 0x1p-6f;
-  return (f32x16)(sign | (nan & 0x7fc00000) | (small & (u32x16)subnormal) | (~(small | nan) & (bits + 0x3c000000)));
+  return (f32x16)(sign | (nan & 0x7fc00000) | (small & (u32x16)subnormal) |
+                  (~(small | nan) & (bits + 0x3c000000)));
 }
 
 /* Nearest even; a NaN keeps its sign and becomes quiet. */
@@ -120,8 +121,7 @@ struct job {
 
 CLONES static void decode(const uint8_t *w, int64_t n, float *out) {
   int64_t i = 0;
-  for (; i + 16 <= n; i += 16)
-    *(f32x16 *)(out + i) = f32_of_e4m3(widen_u8(w + i));
+  for (; i + 16 <= n; i += 16) *(f32x16 *)(out + i) = f32_of_e4m3(widen_u8(w + i));
   if (i < n) {
     uint8_t tail[16] = {0};
     memcpy(tail, w + i, (size_t)(n - i));
@@ -142,7 +142,8 @@ CLONES static void rows(void *arg, size_t block) {
       decode(job->w + n * K + k, count, buffer);
       for (int64_t m = 0; m < job->tokens; m++) dot(&sums[m], buffer, job->x + m * K + k, count);
     }
-    for (int64_t m = 0; m < job->tokens; m++) job->y[m * job->N + n] = bf16_of(total(&sums[m]) * job->w_scales[n]);
+    for (int64_t m = 0; m < job->tokens; m++)
+      job->y[m * job->N + n] = bf16_of(total(&sums[m]) * job->w_scales[n]);
   }
 }
 
@@ -161,8 +162,8 @@ static int run(struct job job, const uint16_t *x, uint16_t *y, int64_t M, int th
   return 0;
 }
 
-int rb_gemv_fp8(const uint16_t *x, const uint8_t *w, const float *w_scales, uint16_t *y, int64_t M,
-                int64_t N, int64_t K, int threads) {
+int rb_gemv_fp8(const uint16_t *x, const uint8_t *w, const float *w_scales, uint16_t *y, int64_t M, int64_t N,
+                int64_t K, int threads) {
   if (M < 0) return -5;
   if (N < 0) return -6;
   if (K < 0) return -7;

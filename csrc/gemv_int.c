@@ -33,7 +33,7 @@ enum {
   CHUNK = 1024, /* weights: 4 KB of f32, a fraction of any L1 */
   TOKENS = 16,  /* rows of x that share one pass over w */
   ROWS = 16,    /* rows of w that a thread takes at a time */
-  GROUP = 64,    /* weights that share a scale and a bias */
+  GROUP = 64,   /* weights that share a scale and a bias */
 };
 
 typedef float f32x16 __attribute__((vector_size(64), aligned(4), may_alias));
@@ -194,12 +194,12 @@ static int gemv(const uint16_t *x, const uint32_t *w, const uint16_t *w_scales, 
   return run(job, x, y, M, threads);
 }
 
-int rb_gemv_int8(const uint16_t *x, const uint32_t *w, const uint16_t *w_scales,
-                 const uint16_t *w_biases, uint16_t *y, int64_t M, int64_t N, int64_t K, int threads) {
+int rb_gemv_int8(const uint16_t *x, const uint32_t *w, const uint16_t *w_scales, const uint16_t *w_biases,
+                 uint16_t *y, int64_t M, int64_t N, int64_t K, int threads) {
   return gemv(x, w, w_scales, w_biases, y, M, N, K, threads, 8);
 }
 
-int rb_gemv_int4(const uint16_t *x, const uint32_t *w, const uint16_t *w_scales,
-                 const uint16_t *w_biases, uint16_t *y, int64_t M, int64_t N, int64_t K, int threads) {
+int rb_gemv_int4(const uint16_t *x, const uint32_t *w, const uint16_t *w_scales, const uint16_t *w_biases,
+                 uint16_t *y, int64_t M, int64_t N, int64_t K, int threads) {
   return gemv(x, w, w_scales, w_biases, y, M, N, K, threads, 4);
 }

@@ -85,14 +85,15 @@ INLINE f32x16 f32_of_e4m3(u32x16 c) {
   u32x16 sign = (c & 0x80) << 24, bits = (c & 0x7f) << 20;
   u32x16 nan = (u32x16)(bits == 0x07f00000), small = (u32x16)(bits < 0x00800000);
   f32x16 subnormal = (f32x16)(bits + 0x3c800000) - 0x1p-6f;
-  return (f32x16)(sign | (nan & 0x7fc00000) | (small & (u32x16)subnormal) | (~(small | nan) & (bits + 0x3c000000)));
+  return (f32x16)(sign | (nan & 0x7fc00000) | (small & (u32x16)subnormal) |
+                  (~(small | nan) & (bits + 0x3c000000)));
 }
 
 /* e2m1: twice its magnitude is one of 0 1 2 3 4 6 8 12, a nibble each of one constant; bit 3 is the sign. */
 INLINE f32x16 twice_e2m1(u32x16 c) {
   const u32x16 table = (u32x16){0} + 0xc8643210;
   u32x16 magnitude = table >> ((c & 7) << 2) & 15;
-  return (f32x16)((u32x16)__builtin_convertvector(magnitude, f32x16) | (c & 8) << 28);
+  return (f32x16)((u32x16) __builtin_convertvector(magnitude, f32x16) | (c & 8) << 28);
 }
 
 INLINE float f32_of_bits(uint32_t bits) {
@@ -109,7 +110,8 @@ INLINE float f32_of_e8m0(uint8_t e) {
 INLINE float scalar_of_e4m3(uint8_t c) {
   uint32_t sign = (uint32_t)(c & 0x80) << 24, bits = (uint32_t)(c & 0x7f) << 20;
   if (bits == 0x07f00000) return f32_of_bits(sign | 0x7fc00000);
-  float magnitude = bits < 0x00800000 ? f32_of_bits(bits + 0x3c800000) - 0x1p-6f : f32_of_bits(bits + 0x3c000000);
+  float magnitude = bits < 0x00800000 ? f32_of_bits(bits + 0x3c800000) - 0x1p-6f
+                                      : f32_of_bits(bits + 0x3c000000);
   return sign ? -magnitude : magnitude;
 }
 
@@ -203,18 +205,18 @@ CLONES static void decode_f32(const struct job *job, int64_t at, int64_t count, 
   memcpy(out, (const float *)job->w + at, (size_t)count * sizeof *out);
 }
 
-#define DECODE_HALF(NAME, BITS)                                                                          \
-  CLONES static void NAME(const struct job *job, int64_t at, int64_t count, float *out) {                \
-    const uint16_t *h = (const uint16_t *)job->w + at;                                                   \
-    int64_t i = 0;                                                                                       \
-    for (; i + 16 <= count; i += 16)                                                                     \
-      *(u32x16 *)(out + i) = BITS(__builtin_convertvector(*(const u16x16 *)(h + i), u32x16));            \
-    if (i < count) {                                                                                     \
-      uint16_t tail[16] = {0};                                                                           \
-      memcpy(tail, h + i, (size_t)(count - i) * sizeof *tail);                                           \
-      u32x16 bits = BITS(__builtin_convertvector(*(const u16x16 *)tail, u32x16));                        \
-      memcpy(out + i, &bits, (size_t)(count - i) * sizeof *out);                                         \
-    }                                                                                                    \
+#define DECODE_HALF(NAME, BITS)                                                               \
+  CLONES static void NAME(const struct job *job, int64_t at, int64_t count, float *out) {     \
+    const uint16_t *h = (const uint16_t *)job->w + at;                                        \
+    int64_t i = 0;                                                                            \
+    for (; i + 16 <= count; i += 16)                                                          \
+      *(u32x16 *)(out + i) = BITS(__builtin_convertvector(*(const u16x16 *)(h + i), u32x16)); \
+    if (i < count) {                                                                          \
+      uint16_t tail[16] = {0};                                                                \
+      memcpy(tail, h + i, (size_t)(count - i) * sizeof *tail);                                \
+      u32x16 bits = BITS(__builtin_convertvector(*(const u16x16 *)tail, u32x16));             \
+      memcpy(out + i, &bits, (size_t)(count - i) * sizeof *out);                              \
+    }                                                                                         \
   }
 DECODE_HALF(decode_bf16, bf16_bits)
 DECODE_HALF(decode_f16, f16_bits)
@@ -223,8 +225,7 @@ CLONES static void decode_fp8(const struct job *job, int64_t at, int64_t count, 
   const uint8_t *c = (const uint8_t *)job->w + at;
   float scale = ((const float *)job->w_scales)[at / job->K];
   int64_t i = 0;
-  for (; i + 16 <= count; i += 16)
-    *(f32x16 *)(out + i) = scale * f32_of_e4m3(widen_u8(c + i));
+  for (; i + 16 <= count; i += 16) *(f32x16 *)(out + i) = scale * f32_of_e4m3(widen_u8(c + i));
   if (i < count) {
     uint8_t tail[16] = {0};
     memcpy(tail, c + i, (size_t)(count - i));
@@ -324,7 +325,9 @@ static int moe(struct job job, const void *x, struct sizes d, int threads, int w
   float *wide = malloc((size_t)(count + 1) * sizeof *wide);
   if (!wide) return 1;
   struct job input = {.w = x, .K = d.K, .N = 1};
-  (job.store == store_f32 ? decode_f32 : job.store == store_f16 ? decode_f16 : decode_bf16)(&input, 0, count, wide);
+  (job.store == store_f32   ? decode_f32
+   : job.store == store_f16 ? decode_f16
+                            : decode_bf16)(&input, 0, count, wide);
   job.x = wide;
   job.N = d.N, job.K = d.K, job.top_k = d.top_k, job.x_slots = d.x_slots;
   parallel((size_t)(d.M * d.top_k * ((d.N + ROWS - 1) / ROWS)), &job, rows, threads);
@@ -332,64 +335,95 @@ static int moe(struct job job, const void *x, struct sizes d, int threads, int w
   return 0;
 }
 
-int rb_gemv_moe_f32(const float *x, const float *w, const int32_t *expert_ids, float *y, int64_t M,
-                    int64_t N, int64_t K, int64_t E, int64_t top_k, int64_t x_slots, int threads) {
+int rb_gemv_moe_f32(const float *x, const float *w, const int32_t *expert_ids, float *y, int64_t M, int64_t N,
+                    int64_t K, int64_t E, int64_t top_k, int64_t x_slots, int threads) {
   struct job job = {.w = w, .expert_ids = expert_ids, .y = y, .decode = decode_f32, .store = store_f32};
   return moe(job, x, (struct sizes){M, N, K, E, top_k, x_slots}, threads, 1, 4, 4, 1, 1);
 }
 
-int rb_gemv_moe_f16(const uint16_t *x, const uint16_t *w, const int32_t *expert_ids, uint16_t *y,
-                    int64_t M, int64_t N, int64_t K, int64_t E, int64_t top_k, int64_t x_slots,
-                    int threads) {
+int rb_gemv_moe_f16(const uint16_t *x, const uint16_t *w, const int32_t *expert_ids, uint16_t *y, int64_t M,
+                    int64_t N, int64_t K, int64_t E, int64_t top_k, int64_t x_slots, int threads) {
   struct job job = {.w = w, .expert_ids = expert_ids, .y = y, .decode = decode_f16, .store = store_f16};
   return moe(job, x, (struct sizes){M, N, K, E, top_k, x_slots}, threads, 1, 2, 2, 1, 1);
 }
 
-int rb_gemv_moe_bf16(const uint16_t *x, const uint16_t *w, const int32_t *expert_ids, uint16_t *y,
-                     int64_t M, int64_t N, int64_t K, int64_t E, int64_t top_k, int64_t x_slots,
-                     int threads) {
+int rb_gemv_moe_bf16(const uint16_t *x, const uint16_t *w, const int32_t *expert_ids, uint16_t *y, int64_t M,
+                     int64_t N, int64_t K, int64_t E, int64_t top_k, int64_t x_slots, int threads) {
   struct job job = {.w = w, .expert_ids = expert_ids, .y = y, .decode = decode_bf16, .store = store_bf16};
   return moe(job, x, (struct sizes){M, N, K, E, top_k, x_slots}, threads, 1, 2, 2, 1, 1);
 }
 
-int rb_gemv_moe_fp8(const uint16_t *x, const uint8_t *w, const float *w_scales,
-                    const int32_t *expert_ids, uint16_t *y, int64_t M, int64_t N, int64_t K, int64_t E,
-                    int64_t top_k, int64_t x_slots, int threads) {
-  struct job job = {.w = w, .w_scales = w_scales, .expert_ids = expert_ids, .y = y, .decode = decode_fp8, .store = store_bf16};
+int rb_gemv_moe_fp8(const uint16_t *x, const uint8_t *w, const float *w_scales, const int32_t *expert_ids,
+                    uint16_t *y, int64_t M, int64_t N, int64_t K, int64_t E, int64_t top_k, int64_t x_slots,
+                    int threads) {
+  struct job job = {.w = w,
+                    .w_scales = w_scales,
+                    .expert_ids = expert_ids,
+                    .y = y,
+                    .decode = decode_fp8,
+                    .store = store_bf16};
   return moe(job, x, (struct sizes){M, N, K, E, top_k, x_slots}, threads, 2, 2, 1, 4, 1);
 }
 
-int rb_gemv_moe_int8(const uint16_t *x, const uint32_t *w, const uint16_t *w_scales,
-                     const uint16_t *w_biases, const int32_t *expert_ids, uint16_t *y, int64_t M,
-                     int64_t N, int64_t K, int64_t E, int64_t top_k, int64_t x_slots, int threads) {
-  struct job job = {.w = w, .w_scales = w_scales, .w_biases = w_biases, .expert_ids = expert_ids, .y = y, .decode = decode_int8, .store = store_bf16};
+int rb_gemv_moe_int8(const uint16_t *x, const uint32_t *w, const uint16_t *w_scales, const uint16_t *w_biases,
+                     const int32_t *expert_ids, uint16_t *y, int64_t M, int64_t N, int64_t K, int64_t E,
+                     int64_t top_k, int64_t x_slots, int threads) {
+  struct job job = {.w = w,
+                    .w_scales = w_scales,
+                    .w_biases = w_biases,
+                    .expert_ids = expert_ids,
+                    .y = y,
+                    .decode = decode_int8,
+                    .store = store_bf16};
   return moe(job, x, (struct sizes){M, N, K, E, top_k, x_slots}, threads, 3, 2, 4, 2, 64);
 }
 
-int rb_gemv_moe_int4(const uint16_t *x, const uint32_t *w, const uint16_t *w_scales,
-                     const uint16_t *w_biases, const int32_t *expert_ids, uint16_t *y, int64_t M,
-                     int64_t N, int64_t K, int64_t E, int64_t top_k, int64_t x_slots, int threads) {
-  struct job job = {.w = w, .w_scales = w_scales, .w_biases = w_biases, .expert_ids = expert_ids, .y = y, .decode = decode_int4, .store = store_bf16};
+int rb_gemv_moe_int4(const uint16_t *x, const uint32_t *w, const uint16_t *w_scales, const uint16_t *w_biases,
+                     const int32_t *expert_ids, uint16_t *y, int64_t M, int64_t N, int64_t K, int64_t E,
+                     int64_t top_k, int64_t x_slots, int threads) {
+  struct job job = {.w = w,
+                    .w_scales = w_scales,
+                    .w_biases = w_biases,
+                    .expert_ids = expert_ids,
+                    .y = y,
+                    .decode = decode_int4,
+                    .store = store_bf16};
   return moe(job, x, (struct sizes){M, N, K, E, top_k, x_slots}, threads, 3, 2, 4, 2, 64);
 }
 
-int rb_gemv_moe_mxfp8(const uint16_t *x, const uint32_t *w, const uint8_t *w_scales,
-                      const int32_t *expert_ids, uint16_t *y, int64_t M, int64_t N, int64_t K, int64_t E,
-                      int64_t top_k, int64_t x_slots, int threads) {
-  struct job job = {.w = w, .w_scales = w_scales, .expert_ids = expert_ids, .y = y, .decode = decode_mxfp8, .store = store_bf16};
+int rb_gemv_moe_mxfp8(const uint16_t *x, const uint32_t *w, const uint8_t *w_scales, const int32_t *expert_ids,
+                      uint16_t *y, int64_t M, int64_t N, int64_t K, int64_t E, int64_t top_k, int64_t x_slots,
+                      int threads) {
+  struct job job = {.w = w,
+                    .w_scales = w_scales,
+                    .expert_ids = expert_ids,
+                    .y = y,
+                    .decode = decode_mxfp8,
+                    .store = store_bf16};
   return moe(job, x, (struct sizes){M, N, K, E, top_k, x_slots}, threads, 2, 2, 4, 1, 32);
 }
 
-int rb_gemv_moe_mxfp4(const uint16_t *x, const uint32_t *w, const uint8_t *w_scales,
-                      const int32_t *expert_ids, uint16_t *y, int64_t M, int64_t N, int64_t K, int64_t E,
-                      int64_t top_k, int64_t x_slots, int threads) {
-  struct job job = {.w = w, .w_scales = w_scales, .expert_ids = expert_ids, .y = y, .decode = decode_mxfp4, .store = store_bf16};
+int rb_gemv_moe_mxfp4(const uint16_t *x, const uint32_t *w, const uint8_t *w_scales, const int32_t *expert_ids,
+                      uint16_t *y, int64_t M, int64_t N, int64_t K, int64_t E, int64_t top_k, int64_t x_slots,
+                      int threads) {
+  struct job job = {.w = w,
+                    .w_scales = w_scales,
+                    .expert_ids = expert_ids,
+                    .y = y,
+                    .decode = decode_mxfp4,
+                    .store = store_bf16};
   return moe(job, x, (struct sizes){M, N, K, E, top_k, x_slots}, threads, 2, 2, 4, 1, 32);
 }
 
 int rb_gemv_moe_nvfp4(const uint16_t *x, const uint32_t *w, const uint8_t *w_scales,
-                      const float *w_tensor_scale, const int32_t *expert_ids, uint16_t *y, int64_t M,
-                      int64_t N, int64_t K, int64_t E, int64_t top_k, int64_t x_slots, int threads) {
-  struct job job = {.w = w, .w_scales = w_scales, .w_tensor_scale = w_tensor_scale, .expert_ids = expert_ids, .y = y, .decode = decode_nvfp4, .store = store_bf16};
+                      const float *w_tensor_scale, const int32_t *expert_ids, uint16_t *y, int64_t M, int64_t N,
+                      int64_t K, int64_t E, int64_t top_k, int64_t x_slots, int threads) {
+  struct job job = {.w = w,
+                    .w_scales = w_scales,
+                    .w_tensor_scale = w_tensor_scale,
+                    .expert_ids = expert_ids,
+                    .y = y,
+                    .decode = decode_nvfp4,
+                    .store = store_bf16};
   return moe(job, x, (struct sizes){M, N, K, E, top_k, x_slots}, threads, 3, 2, 4, 1, 16);
 }

@@ -70,14 +70,15 @@ INLINE f32x16 f32_of_e4m3(u32x16 c) {
   u32x16 sign = (c & 0x80) << 24, bits = (c & 0x7f) << 20;
   u32x16 nan = (u32x16)(bits == 0x07f00000), small = (u32x16)(bits < 0x00800000);
   f32x16 subnormal = (f32x16)(bits + 0x3c800000) - 0x1p-6f;
-  return (f32x16)(sign | (nan & 0x7fc00000) | (small & (u32x16)subnormal) | (~(small | nan) & (bits + 0x3c000000)));
+  return (f32x16)(sign | (nan & 0x7fc00000) | (small & (u32x16)subnormal) |
+                  (~(small | nan) & (bits + 0x3c000000)));
 }
 
 /* e2m1: twice its magnitude is one of 0 1 2 3 4 6 8 12, a nibble each of one constant; bit 3 is the sign. */
 INLINE f32x16 twice_e2m1(u32x16 c) {
   const u32x16 table = (u32x16){0} + 0xc8643210;
   u32x16 magnitude = table >> ((c & 7) << 2) & 15;
-  return (f32x16)((u32x16)__builtin_convertvector(magnitude, f32x16) | (c & 8) << 28);
+  return (f32x16)((u32x16) __builtin_convertvector(magnitude, f32x16) | (c & 8) << 28);
 }
 
 INLINE float f32_of_bits(uint32_t bits) {
@@ -94,7 +95,8 @@ INLINE float f32_of_e8m0(uint8_t e) {
 INLINE float scalar_of_e4m3(uint8_t c) {
   uint32_t sign = (uint32_t)(c & 0x80) << 24, bits = (uint32_t)(c & 0x7f) << 20;
   if (bits == 0x07f00000) return f32_of_bits(sign | 0x7fc00000);
-  float magnitude = bits < 0x00800000 ? f32_of_bits(bits + 0x3c800000) - 0x1p-6f : f32_of_bits(bits + 0x3c000000);
+  float magnitude = bits < 0x00800000 ? f32_of_bits(bits + 0x3c800000) - 0x1p-6f
+                                      : f32_of_bits(bits + 0x3c000000);
   return sign ? -magnitude : magnitude;
 }
 
@@ -245,7 +247,7 @@ int rb_gemv_mxfp4(const uint16_t *x, const uint32_t *w, const uint8_t *w_scales,
   return gemv(x, w, w_scales, NULL, y, M, N, K, threads, 32, decode_mxfp4);
 }
 
-int rb_gemv_nvfp4(const uint16_t *x, const uint32_t *w, const uint8_t *w_scales,
-                  const float *w_tensor_scale, uint16_t *y, int64_t M, int64_t N, int64_t K, int threads) {
+int rb_gemv_nvfp4(const uint16_t *x, const uint32_t *w, const uint8_t *w_scales, const float *w_tensor_scale,
+                  uint16_t *y, int64_t M, int64_t N, int64_t K, int threads) {
   return gemv(x, w, w_scales, w_tensor_scale, y, M, N, K, threads, 16, decode_nvfp4);
 }

@@ -91,7 +91,8 @@ static void cast_token(void *arg, size_t t) {
   const struct job *job = arg;
   int64_t slot = job->slot_mapping[t], n = job->token;
   for (int i = 0; slot >= 0 && i < 2; i++)
-    cast_bf16((const uint16_t *)job->src[i] + (int64_t)t * n, (uint8_t *)job->dst[i] + slot * n, n, job->scale_inv[i]);
+    cast_bf16((const uint16_t *)job->src[i] + (int64_t)t * n, (uint8_t *)job->dst[i] + slot * n, n,
+              job->scale_inv[i]);
 }
 
 /* The first size is argument `sizes`; slots are checked before anything is written. */
@@ -124,10 +125,10 @@ int rb_kv_append(const void *key, const void *value, void *key_cache, void *valu
   return 0;
 }
 
-int rb_kv_append_fp8(const uint16_t *key, const uint16_t *value, uint8_t *key_cache,
-                     uint8_t *value_cache, const int64_t *slot_mapping, const float *k_scale_inv,
-                     const float *v_scale_inv, int64_t num_tokens, int64_t num_heads, int64_t head_size,
-                     int64_t num_blocks, int64_t block_size, int threads) {
+int rb_kv_append_fp8(const uint16_t *key, const uint16_t *value, uint8_t *key_cache, uint8_t *value_cache,
+                     const int64_t *slot_mapping, const float *k_scale_inv, const float *v_scale_inv,
+                     int64_t num_tokens, int64_t num_heads, int64_t head_size, int64_t num_blocks,
+                     int64_t block_size, int threads) {
   int error = bad(slot_mapping, num_tokens, num_heads, head_size, num_blocks, block_size, 8);
   if (error) return error;
   if (num_tokens == 0) return 0;
@@ -137,8 +138,12 @@ int rb_kv_append_fp8(const uint16_t *key, const uint16_t *value, uint8_t *key_ca
   if (!value_cache) return -4;
   if (!k_scale_inv || (uintptr_t)k_scale_inv % sizeof *k_scale_inv) return -6;
   if (!v_scale_inv || (uintptr_t)v_scale_inv % sizeof *v_scale_inv) return -7;
-  struct job job = {{(const char *)key, (const char *)value}, {(char *)key_cache, (char *)value_cache},
-                    slot_mapping, num_heads * head_size, 1, {*k_scale_inv, *v_scale_inv}};
+  struct job job = {{(const char *)key, (const char *)value},
+                    {(char *)key_cache, (char *)value_cache},
+                    slot_mapping,
+                    num_heads * head_size,
+                    1,
+                    {*k_scale_inv, *v_scale_inv}};
   parallel((size_t)num_tokens, &job, cast_token, threads);
   return 0;
 }

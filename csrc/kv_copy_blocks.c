@@ -66,8 +66,8 @@ int rb_kv_copy_blocks(void *const *key_caches, void *const *value_caches, const 
   if (!block_mapping || (uintptr_t)block_mapping % sizeof *block_mapping) return -3;
   for (int64_t i = 0; i < 2 * num_pairs; i++)
     if (block_mapping[i] < 0 || block_mapping[i] >= num_blocks) return -3;
-  struct job job = {{key_caches, value_caches}, block_mapping, num_pairs,
-                    block_size * num_heads * head_size * itemsize};
+  struct job job = {
+      {key_caches, value_caches}, block_mapping, num_pairs, block_size * num_heads * head_size * itemsize};
   parallel((size_t)(num_layers * num_pairs), &job, copy, threads);
   return 0;
 }

@@ -116,8 +116,8 @@ static int bad(const int64_t *slots, int64_t tokens, int64_t heads, int64_t head
 }
 
 int rb_kv_gather(const void *key_cache, const void *value_cache, const int64_t *slot_mapping, void *key,
-                 void *value, int64_t num_tokens, int64_t num_heads, int64_t head_size,
-                 int64_t num_blocks, int64_t block_size, int64_t hnd, int64_t itemsize, int threads) {
+                 void *value, int64_t num_tokens, int64_t num_heads, int64_t head_size, int64_t num_blocks,
+                 int64_t block_size, int64_t hnd, int64_t itemsize, int threads) {
   int error = bad(slot_mapping, num_tokens, num_heads, head_size, num_blocks, block_size, hnd, 6);
   if (error) return error;
   if (itemsize != 1 && itemsize != 2 && itemsize != 4) return -12;
@@ -125,17 +125,22 @@ int rb_kv_gather(const void *key_cache, const void *value_cache, const int64_t *
   const void *pointers[] = {key_cache, value_cache, slot_mapping, key, value};
   for (int i = 0; i < 5; i++)
     if (!pointers[i] || (uintptr_t)pointers[i] % (size_t)itemsize) return -(i + 1);
-  struct job job = {.src = {key_cache, value_cache}, .dst = {key, value}, .slot_mapping = slot_mapping,
-                    .tokens = num_tokens, .heads = num_heads, .head_size = head_size, .hnd = hnd,
+  struct job job = {.src = {key_cache, value_cache},
+                    .dst = {key, value},
+                    .slot_mapping = slot_mapping,
+                    .tokens = num_tokens,
+                    .heads = num_heads,
+                    .head_size = head_size,
+                    .hnd = hnd,
                     .itemsize = itemsize};
   parallel((size_t)num_tokens, &job, token, threads);
   return 0;
 }
 
-int rb_kv_gather_fp8(const uint16_t *key_cache, const uint16_t *value_cache,
-                     const int64_t *slot_mapping, const float *k_scale_inv, const float *v_scale_inv,
-                     uint8_t *key, uint8_t *value, int64_t num_tokens, int64_t num_heads,
-                     int64_t head_size, int64_t num_blocks, int64_t block_size, int64_t hnd, int threads) {
+int rb_kv_gather_fp8(const uint16_t *key_cache, const uint16_t *value_cache, const int64_t *slot_mapping,
+                     const float *k_scale_inv, const float *v_scale_inv, uint8_t *key, uint8_t *value,
+                     int64_t num_tokens, int64_t num_heads, int64_t head_size, int64_t num_blocks,
+                     int64_t block_size, int64_t hnd, int threads) {
   int error = bad(slot_mapping, num_tokens, num_heads, head_size, num_blocks, block_size, hnd, 8);
   if (error) return error;
   if (num_tokens == 0) return 0;
@@ -146,8 +151,14 @@ int rb_kv_gather_fp8(const uint16_t *key_cache, const uint16_t *value_cache,
   if (!key) return -6;
   if (!value) return -7;
   struct job job = {.src = {(const char *)key_cache, (const char *)value_cache},
-                    .dst = {(char *)key, (char *)value}, .slot_mapping = slot_mapping, .tokens = num_tokens,
-                    .heads = num_heads, .head_size = head_size, .hnd = hnd, .itemsize = 1, .cast = 1,
+                    .dst = {(char *)key, (char *)value},
+                    .slot_mapping = slot_mapping,
+                    .tokens = num_tokens,
+                    .heads = num_heads,
+                    .head_size = head_size,
+                    .hnd = hnd,
+                    .itemsize = 1,
+                    .cast = 1,
                     .scale_inv = {*k_scale_inv, *v_scale_inv}};
   parallel((size_t)num_tokens, &job, token, threads);
   return 0;

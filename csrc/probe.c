@@ -62,7 +62,7 @@ int rb_threads(void) {
 
 /* Elements of one thread's share, a multiple of a page of f32 but for the last. */
 static int64_t share(int64_t n, int64_t parts, int64_t part, int64_t *first) {
-  int64_t each = (n / parts + 1023) / 1024 * 1024, start = each * part < n ? each * part : n;
+  int64_t each = ((n + parts - 1) / parts + 1023) / 1024 * 1024, start = each * part < n ? each * part : n;
   *first = start;
   return start + each < n ? each : n - start;
 }
@@ -71,22 +71,25 @@ static int shares(int threads) { return threads > 0 ? threads : rb_threads(); }
 
 /* read: UNROLL accesses of type V in flight, prefetching PREFETCH bytes ahead. */
 typedef uint64_t read_fn(const uint64_t *a, int64_t n);
-#define READ(NAME, V, UNROLL, PREFETCH)                                              \
-  CLONES static uint64_t NAME(const uint64_t *a, int64_t n) {                        \
-    enum { WORDS = sizeof(V) / 8, STEP = WORDS * UNROLL };                           \
-    V sums[UNROLL];                                                                  \
-    memset(sums, 0, sizeof sums);                                                    \
-    int64_t i = 0;                                                                   \
-    for (; i + STEP <= n; i += STEP) {                                               \
-      for (int j = 0; PREFETCH && j < STEP; j += 8)                                  \
-        __builtin_prefetch((const char *)(a + i + j) + PREFETCH, 0, 0);              \
-      for (int j = 0; j < UNROLL; j++) sums[j] += *(const V *)(a + i + j * WORDS);   \
-    }                                                                                \
-    uint64_t sum = 0;                                                                \
-    for (int j = 0; j < UNROLL; j++)                                                 \
-      for (int k = 0; k < WORDS; k++) sum += sums[j][k];                             \
-    for (; i < n; i++) sum += a[i];                                                  \
-    return sum;                                                                      \
+#define READ(NAME, V, UNROLL, PREFETCH)                                            \
+  CLONES static uint64_t NAME(const uint64_t *a, int64_t n) {                      \
+    enum {                                                                         \
+      WORDS = sizeof(V) / 8,                                                       \
+      STEP = WORDS * UNROLL                                                        \
+    };                                                                             \
+    V sums[UNROLL];                                                                \
+    memset(sums, 0, sizeof sums);                                                  \
+    int64_t i = 0;                                                                 \
+    for (; i + STEP <= n; i += STEP) {                                             \
+      for (int j = 0; PREFETCH && j < STEP; j += 8)                                \
+        __builtin_prefetch((const char *)(a + i + j) + PREFETCH, 0, 0);            \
+      for (int j = 0; j < UNROLL; j++) sums[j] += *(const V *)(a + i + j * WORDS); \
+    }                                                                              \
+    uint64_t sum = 0;                                                              \
+    for (int j = 0; j < UNROLL; j++)                                               \
+      for (int k = 0; k < WORDS; k++) sum += sums[j][k];                           \
+    for (; i < n; i++) sum += a[i];                                                \
+    return sum;                                                                    \
   }
 READ(read_16x8, u64x2, 8, 0)
 READ(read_32x8, u64x4, 8, 0)
@@ -99,18 +102,18 @@ READ(read_64x8p2k, u64x8, 8, 2048)
 READ(read_64x8p4k, u64x8, 8, 4096)
 
 /* read: STREAMS places at once. */
-#define READ_STREAMS(NAME, STREAMS)                                                         \
-  CLONES static uint64_t NAME(const uint64_t *a, int64_t n) {                               \
-    u64x8 sums[STREAMS];                                                                    \
-    memset(sums, 0, sizeof sums);                                                           \
-    int64_t part = n / STREAMS / 8 * 8;                                                     \
-    for (int64_t i = 0; i < part; i += 8)                                                   \
-      for (int j = 0; j < STREAMS; j++) sums[j] += *(const u64x8 *)(a + j * part + i);      \
-    uint64_t sum = 0;                                                                       \
-    for (int j = 0; j < STREAMS; j++)                                                       \
-      for (int k = 0; k < 8; k++) sum += sums[j][k];                                        \
-    for (int64_t i = part * STREAMS; i < n; i++) sum += a[i];                               \
-    return sum;                                                                             \
+#define READ_STREAMS(NAME, STREAMS)                                                    \
+  CLONES static uint64_t NAME(const uint64_t *a, int64_t n) {                          \
+    u64x8 sums[STREAMS];                                                               \
+    memset(sums, 0, sizeof sums);                                                      \
+    int64_t part = n / STREAMS / 8 * 8;                                                \
+    for (int64_t i = 0; i < part; i += 8)                                              \
+      for (int j = 0; j < STREAMS; j++) sums[j] += *(const u64x8 *)(a + j * part + i); \
+    uint64_t sum = 0;                                                                  \
+    for (int j = 0; j < STREAMS; j++)                                                  \
+      for (int k = 0; k < 8; k++) sum += sums[j][k];                                   \
+    for (int64_t i = part * STREAMS; i < n; i++) sum += a[i];                          \
+    return sum;                                                                        \
   }
 READ_STREAMS(read_2streams, 2)
 READ_STREAMS(read_4streams, 4)
@@ -118,7 +121,7 @@ READ_STREAMS(read_8streams, 8)
 
 /* Stores of NAME##_plain go through the caches, those of NAME##_stream past them where the chip can. */
 #if defined(__x86_64__)
-#define STREAM_STORE(P, V)                                                        \
+#define STREAM_STORE(P, V) \
   for (int q = 0; q < 4; q++) _mm_stream_ps((float *)(P) + 4 * q, (__m128)((union quarters){V}).part[q])
 #define STREAM_FENCE() _mm_sfence()
 #elif defined(__clang__)
@@ -136,17 +139,17 @@ union quarters {
 #define PLAIN_STORE(P, V) (*(f32x16 *)(P) = (V))
 
 typedef void store_fn(float *out, const float *b, const float *c, int64_t n);
-#define STORE(NAME, VECTOR, SCALAR, PUT, FENCE)                                      \
-  CLONES static void NAME(float *out, const float *b, const float *c, int64_t n) {   \
-    (void)b, (void)c;                                                                \
-    int64_t i = 0;                                                                   \
-    for (; i + 64 <= n; i += 64)                                                     \
-      for (int j = 0; j < 64; j += 16) {                                             \
-        f32x16 value = VECTOR;                                                       \
-        PUT(out + i + j, value);                                                     \
-      }                                                                              \
-    for (; i < n; i++) out[i] = SCALAR;                                              \
-    FENCE;                                                                           \
+#define STORE(NAME, VECTOR, SCALAR, PUT, FENCE)                                    \
+  CLONES static void NAME(float *out, const float *b, const float *c, int64_t n) { \
+    (void)b, (void)c;                                                              \
+    int64_t i = 0;                                                                 \
+    for (; i + 64 <= n; i += 64)                                                   \
+      for (int j = 0; j < 64; j += 16) {                                           \
+        f32x16 value = VECTOR;                                                     \
+        PUT(out + i + j, value);                                                   \
+      }                                                                            \
+    for (; i < n; i++) out[i] = SCALAR;                                            \
+    FENCE;                                                                         \
   }
 #define LOAD(P) (*(const f32x16 *)((P) + i + j))
 STORE(write_plain, (f32x16){0} + 1.0f, 1.0f, PLAIN_STORE, (void)0)
@@ -173,18 +176,23 @@ static void copy_memcpy(float *out, const float *b, const float *c, int64_t n) {
 /* fma: CHAINS sums of vectors, held in registers. They start at 0 in a way that a compiler cannot see through,
  * which would otherwise find that all are the same and keep one. */
 typedef int64_t peak_fn(float one);
-enum { TASK = 16 * 120 * 1024, LENGTH = 256 };
-#define FMA(NAME, V, CHAINS)                                                             \
-  CLONES static int64_t NAME(float one) {                                                \
-    enum { WIDE = sizeof(V) / 4 };                                                       \
-    V a = (V){0} + one, sums[CHAINS];                                                    \
-    for (int j = 0; j < CHAINS; j++) sums[j] = (V){0} + (one - one) * (float)j;          \
-    for (int64_t i = 0; i < TASK / WIDE / CHAINS; i++)                                   \
-      for (int j = 0; j < CHAINS; j++) sums[j] = sums[j] * one + a;                      \
-    double count = 0;                                                                    \
-    for (int j = 0; j < CHAINS; j++)                                                     \
-      for (int k = 0; k < WIDE; k++) count += (double)sums[j][k];                        \
-    return (int64_t)count;                                                               \
+enum {
+  TASK = 16 * 120 * 1024,
+  LENGTH = 256
+};
+#define FMA(NAME, V, CHAINS)                                                    \
+  CLONES static int64_t NAME(float one) {                                       \
+    enum {                                                                      \
+      WIDE = sizeof(V) / 4                                                      \
+    };                                                                          \
+    V a = (V){0} + one, sums[CHAINS];                                           \
+    for (int j = 0; j < CHAINS; j++) sums[j] = (V){0} + (one - one) * (float)j; \
+    for (int64_t i = 0; i < TASK / WIDE / CHAINS; i++)                          \
+      for (int j = 0; j < CHAINS; j++) sums[j] = sums[j] * one + a;             \
+    double count = 0;                                                           \
+    for (int j = 0; j < CHAINS; j++)                                            \
+      for (int k = 0; k < WIDE; k++) count += (double)sums[j][k];               \
+    return (int64_t)count;                                                      \
   }
 FMA(fma_16x8, f32x16, 8)
 FMA(fma_16x10, f32x16, 10)
@@ -195,26 +203,29 @@ FMA(fma_8x12, f32x8, 12)
 FMA(fma_4x12, f32x4, 12)
 
 /* matrix: a tile of ROWS x COLUMNS vectors of sums += column of ROWS scalars x row of COLUMNS vectors. */
-#define MATRIX(NAME, V, ROWS, COLUMNS)                                                        \
-  CLONES static int64_t NAME(float one) {                                                     \
-    enum { WIDE = sizeof(V) / 4, STEPS = TASK / WIDE / (ROWS * COLUMNS) };                    \
-    float a[LENGTH * ROWS], b[LENGTH * COLUMNS * WIDE] __attribute__((aligned(64)));          \
-    for (int i = 0; i < LENGTH * ROWS; i++) a[i] = one;                                       \
-    for (int i = 0; i < LENGTH * COLUMNS * WIDE; i++) b[i] = one;                             \
-    V sums[ROWS][COLUMNS];                                                                    \
-    memset(sums, 0, sizeof sums);                                                             \
-    for (int64_t step = 0; step < STEPS; step += LENGTH)                                      \
-      for (int k = 0; k < LENGTH; k++) {                                                      \
-        V row[COLUMNS];                                                                       \
+#define MATRIX(NAME, V, ROWS, COLUMNS)                                                         \
+  CLONES static int64_t NAME(float one) {                                                      \
+    enum {                                                                                     \
+      WIDE = sizeof(V) / 4,                                                                    \
+      STEPS = TASK / WIDE / (ROWS * COLUMNS)                                                   \
+    };                                                                                         \
+    float a[LENGTH * ROWS], b[LENGTH * COLUMNS * WIDE] __attribute__((aligned(64)));           \
+    for (int i = 0; i < LENGTH * ROWS; i++) a[i] = one;                                        \
+    for (int i = 0; i < LENGTH * COLUMNS * WIDE; i++) b[i] = one;                              \
+    V sums[ROWS][COLUMNS];                                                                     \
+    memset(sums, 0, sizeof sums);                                                              \
+    for (int64_t step = 0; step < STEPS; step += LENGTH)                                       \
+      for (int k = 0; k < LENGTH; k++) {                                                       \
+        V row[COLUMNS];                                                                        \
         for (int j = 0; j < COLUMNS; j++) row[j] = *(const V *)(b + (k * COLUMNS + j) * WIDE); \
-        for (int i = 0; i < ROWS; i++)                                                        \
-          for (int j = 0; j < COLUMNS; j++) sums[i][j] += a[k * ROWS + i] * row[j];           \
-      }                                                                                       \
-    double count = 0;                                                                         \
-    for (int i = 0; i < ROWS; i++)                                                            \
-      for (int j = 0; j < COLUMNS; j++)                                                       \
-        for (int k = 0; k < WIDE; k++) count += (double)sums[i][j][k];                        \
-    return (int64_t)count;                                                                    \
+        for (int i = 0; i < ROWS; i++)                                                         \
+          for (int j = 0; j < COLUMNS; j++) sums[i][j] += a[k * ROWS + i] * row[j];            \
+      }                                                                                        \
+    double count = 0;                                                                          \
+    for (int i = 0; i < ROWS; i++)                                                             \
+      for (int j = 0; j < COLUMNS; j++)                                                        \
+        for (int k = 0; k < WIDE; k++) count += (double)sums[i][j][k];                         \
+    return (int64_t)count;                                                                     \
   }
 MATRIX(matrix_6x16, f32x16, 6, 1)
 MATRIX(matrix_12x16, f32x16, 12, 1)
@@ -252,9 +263,9 @@ static const struct peaks {
   const char *name;
   peak_fn *run;
 } fmas[] = {{"8 of 16", fma_16x8}, {"10 of 16", fma_16x10}, {"12 of 16", fma_16x12}, {"8 of 8", fma_8x8},
-            {"10 of 8", fma_8x10}, {"12 of 8", fma_8x12}, {"12 of 4", fma_4x12}},
-  matrices[] = {{"6 x 16", matrix_6x16}, {"12 x 16", matrix_12x16}, {"4 x 32", matrix_4x32},
-                {"6 x 32", matrix_6x32}, {"12 x 32", matrix_12x32}, {"4 x 2 x 8", matrix_4x16},
+            {"10 of 8", fma_8x10}, {"12 of 8", fma_8x12},   {"12 of 4", fma_4x12}},
+  matrices[] = {{"6 x 16", matrix_6x16},       {"12 x 16", matrix_12x16},   {"4 x 32", matrix_4x32},
+                {"6 x 32", matrix_6x32},       {"12 x 32", matrix_12x32},   {"4 x 2 x 8", matrix_4x16},
                 {"6 x 2 x 8", matrix_6x16of8}, {"6 x 2 x 4", matrix_6x8of4}};
 
 #define COUNT(TABLE) ((int)(sizeof(TABLE) / sizeof(TABLE)[0]))
@@ -371,7 +382,8 @@ int rb_probe_launch(int threads) {
 /* Additions and exclusive ors of registers, each waiting for the last: one cycle each on x86-64 and AArch64. */
 int rb_probe_clock(int64_t n, double *sum) {
   uint64_t x = 1, y = (uint64_t)n;
-  for (int64_t i = 0; i < n; i++) __asm__ volatile(
+  for (int64_t i = 0; i < n; i++)
+    __asm__ volatile(
 #if defined(__x86_64__)
         "add %1, %0\n\txor %0, %1"
 #elif defined(__aarch64__)

@@ -157,7 +157,7 @@ def mutations(arrays, rng):
         lambda: arrays.update({f"{name}_": array}),
         lambda: arrays.update({name: None}),
         lambda: arrays.update({name: array.astype(np.complex64) if array.dtype != BF16 else array.view(np.uint16)}),
-        lambda: arrays.update({name: array.reshape(array.shape + (1,))}),
+        lambda: arrays.update({name: array.reshape((*array.shape, 1))}),
         lambda: arrays.update({name: array.reshape(-1)}),
         lambda: arrays.update({name: array[None]}),
         lambda: arrays.update({name: array[:-1]}),

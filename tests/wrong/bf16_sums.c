@@ -17,7 +17,8 @@ static uint16_t narrow(float value) {
   return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-int rb_gemv_bf16(const uint16_t *x, const uint16_t *w, uint16_t *y, int64_t M, int64_t N, int64_t K, int threads) {
+int rb_gemv_bf16(const uint16_t *x, const uint16_t *w, uint16_t *y, int64_t M, int64_t N, int64_t K,
+                 int threads) {
   (void)threads;
   for (int64_t m = 0; m < M; m++)
     for (int64_t n = 0; n < N; n++) {

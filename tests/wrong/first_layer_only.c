@@ -5,8 +5,8 @@
 #include <string.h>
 
 int rb_kv_copy_blocks(void *const *key_caches, void *const *value_caches, const int64_t *block_mapping,
-                      int64_t num_layers, int64_t num_blocks, int64_t block_size, int64_t num_heads, int64_t head_size,
-                      int64_t num_pairs, int64_t itemsize, int threads) {
+                      int64_t num_layers, int64_t num_blocks, int64_t block_size, int64_t num_heads,
+                      int64_t head_size, int64_t num_pairs, int64_t itemsize, int threads) {
   (void)num_blocks, (void)threads;
   size_t bytes = (size_t)(block_size * num_heads * head_size * itemsize);
   for (int64_t p = 0; num_layers > 0 && p < num_pairs; p++) {

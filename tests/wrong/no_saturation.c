@@ -28,8 +28,9 @@ static uint8_t cast(float x) {
 }
 
 int rb_kv_append_fp8(const uint16_t *key, const uint16_t *value, uint8_t *key_cache, uint8_t *value_cache,
-                     const int64_t *slot_mapping, const float *k_scale_inv, const float *v_scale_inv, int64_t num_tokens,
-                     int64_t num_heads, int64_t head_size, int64_t num_blocks, int64_t block_size, int threads) {
+                     const int64_t *slot_mapping, const float *k_scale_inv, const float *v_scale_inv,
+                     int64_t num_tokens, int64_t num_heads, int64_t head_size, int64_t num_blocks,
+                     int64_t block_size, int threads) {
   (void)num_blocks, (void)block_size, (void)threads;
   int64_t n = num_heads * head_size;
   for (int64_t t = 0; t < num_tokens; t++)

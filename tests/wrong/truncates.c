@@ -10,7 +10,8 @@ static float widen(uint16_t h) {
   return value;
 }
 
-int rb_gemv_bf16(const uint16_t *x, const uint16_t *w, uint16_t *y, int64_t M, int64_t N, int64_t K, int threads) {
+int rb_gemv_bf16(const uint16_t *x, const uint16_t *w, uint16_t *y, int64_t M, int64_t N, int64_t K,
+                 int threads) {
   (void)threads;
   for (int64_t m = 0; m < M; m++)
     for (int64_t n = 0; n < N; n++) {

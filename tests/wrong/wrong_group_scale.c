@@ -26,7 +26,8 @@ int rb_gemv_int4(const uint16_t *x, const uint32_t *w, const uint16_t *w_scales,
       for (int64_t k = 0; k < K; k++) {
         int64_t group = (n * K + k) / 64;
         uint32_t q = w[(n * K + k) / 8] >> 4 * (k % 8) & 15;
-        sum += widen(x[m * K + k]) * (widen(w_scales[group == 1 ? 2 : group]) * (float)q + widen(w_biases[group]));
+        sum += widen(x[m * K + k]) *
+               (widen(w_scales[group == 1 ? 2 : group]) * (float)q + widen(w_biases[group]));
       }
       y[m * N + n] = narrow(sum);
     }

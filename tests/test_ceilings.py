@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: MIT
+"""Which roof bounds a row, what the vendor's word means at the clock held, and what is impossible."""
+
+import pytest
+
+from roofbench import ceilings
+from roofbench.ceilings import Roof, Spec, calibrate, impossible, roof_of, spec_of
+from roofbench.devices import device_of
+from roofbench.engine import Lane
+from roofbench.op import TYPES, Traffic
+from roofbench.ops.probe import KINDS
+
+
+def roof(name, rate):
+    return Roof(name, None, 1, Lane(name, []), rate, [])
+
+
+ROOFS = {name: roof(name, rate) for name, rate in zip(KINDS, (40e9, 30e9, 35e9, 36e9, 450e9, 440e9), strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("traffic", "flops", "bound", "name"),
+    [
+        (Traffic(10**9, 10**3), 10**9, "bandwidth", "read"),
+        (Traffic(10**9, 10**9), 0, "bandwidth", "copy"),
+        (Traffic(2 * 10**9, 10**9), 0, "bandwidth", "triad"),
+        (Traffic(10**6, 10**6), 10**10, "compute", "fma"),  # the better of the two peaks
+        (Traffic(44 * 10**6, 0), 480 * 10**6, "bandwidth", "read"),  # 1.100 ms against 1.091 ms
+        (Traffic(44 * 10**6, 0), 490 * 10**6, "compute", "fma"),  # 1.100 ms against 1.114 ms
+    ],
+)
+def test_the_slower_of_two_times_bounds_a_row(traffic, flops, bound, name):
+    got, found = roof_of(traffic, flops, ROOFS)
+    assert (got, found.name) == (bound, name)
+
+
+def test_without_probes_there_is_no_roof():
+    assert roof_of(Traffic(10**9, 0), 10**9, {}) == ("bandwidth", None)
+    assert roof_of(Traffic(0, 0), 10**9, {}) == ("compute", None)
+
+
+class TestSpec:
+    def test_bandwidth_needs_no_clock(self):
+        assert spec_of(device_of("dgx-spark"), "bandwidth", "bf16", None) == Spec(273.1, 273.1, 273.1)
+
+    def test_a_5090_truly_reaches_121_percent_of_its_catalogue(self):
+        """253 TFLOP/s at 2.85 GHz, of 209.5 at 2.407 GHz: 102 % of what that clock gives."""
+        spec = spec_of(device_of("rtx-5090"), "compute", "bf16", 2850)
+        assert spec.value == 209.5
+        assert spec.at_clock == pytest.approx(248.06, abs=0.01)
+        assert impossible(248, spec, [], 0, "") is None
+        assert impossible(253, spec, [], 0, "") is not None
+
+    def test_without_a_clock_the_highest_counts(self):
+        spec = spec_of(device_of("rtx-5090"), "compute", "bf16", None)
+        assert spec.at_clock is None
+        assert spec.limit == pytest.approx(209.5 * 3.09 / 2.407)
+        assert impossible(253, spec, [], 0, "") is None
+
+    def test_without_any_clock_there_is_no_verdict(self):
+        spec = spec_of(device_of("mac-studio-m4-max"), "compute", "f16", None)
+        assert spec == Spec(16.16, None, None)
+        assert impossible(18.4, spec, [], 0, "") is None
+
+    def test_a_type_may_have_a_clock_of_its_own(self):
+        """The H100's f32 peak assumes 1.98 GHz, its tensor peaks 1.83 GHz."""
+        h100 = device_of("h100")
+        assert spec_of(h100, "compute", "f32", 1980).at_clock == pytest.approx(66.9)
+        assert spec_of(h100, "compute", "bf16", 1980).at_clock == pytest.approx(989.4 * 1.98 / 1.83)
+
+    def test_an_unknown_device_gets_nothing(self):
+        assert spec_of(None, "bandwidth", "bf16", 2000) == Spec(None, None, None)
+
+    def test_a_peak_that_the_device_lacks(self):
+        assert spec_of(device_of("rtx-4090"), "compute", "fp4", 2500) == Spec(None, None, None)
+
+    @pytest.mark.parametrize(
+        ("format", "peak"),
+        [("bf16", "bf16"), ("int4", "bf16"), ("fp8_w8a8", "fp8"), ("mxfp8_w8a8", "fp8"), ("nvfp4_w4a4", "fp4")],
+    )
+    def test_activations_decide_the_peak(self, format, peak):
+        assert ceilings.peak_name(TYPES["gemm"][format]) == peak
+
+
+class TestImpossible:
+    free = Spec(None, None, None)
+
+    def test_bandwidth_above_spec(self):
+        spec = spec_of(device_of("mac-studio-m3-ultra"), "bandwidth", "f16", None)
+        assert impossible(819.2, spec, [], 0, "") is None
+        assert impossible(819.3, spec, [], 0, "") == "819.3 exceeds the 819.2 that the device can do"
+
+    @pytest.mark.parametrize(("ratio", "wrong"), [(1.0, False), (1.029, False), (1.031, True), (2.0, True)])
+    def test_the_measured_roof_may_be_beaten_by_3_percent(self, ratio, wrong):
+        assert bool(impossible(1, self.free, [ratio] * 30, 1, "read")) == wrong
+
+    def test_the_whole_interval_must_be_above(self):
+        wide = [0.9, 1.3] * 15
+        assert impossible(1, self.free, wide, 1, "read") is None
+
+    def test_one_round_is_no_evidence(self):
+        assert impossible(1, self.free, [5.0], 1, "read") is None
+
+
+def test_calibration_measures_every_variant_and_keeps_the_best():
+    """On this machine, whatever it is: at least eight ways to read."""
+    from support import CPU
+
+    found = calibrate(CPU, 1 << 20, kinds=("read", "fma"))
+    assert found.keys() == {"read", "fma"}
+    read = found["read"]
+    assert len(read.variants) >= 8
+    assert [variant.name for variant in read.variants] == list(CPU.probe_variants("read"))
+    assert read.rate == max(variant.rate for variant in read.variants)
+    assert read.variants[read.variant].best
+    assert sum(variant.best for variant in read.variants) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_variant_of_every_probe_does_its_work(kind):
+    """Sums, fills, copies and counts come out right, with one thread and with all."""
+    from support import CPU
+
+    from roofbench.numerics import Limit, guards_intact, poison
+    from roofbench.op import Case
+    from roofbench.ops import OPS
+    from roofbench.ops.probe import PEAK_TASK, PEAKS
+
+    for n in (PEAK_TASK * 4,) if kind in PEAKS else (1, 63, 64, 4096, 100_003):
+        case = Case("probe", "f32", kind, {"kind": KINDS.index(kind), "n": n})
+        (instance,) = OPS["probe"].problem(case, 0, 0).instances
+        for variant in range(len(CPU.probe_variants(kind))):
+            for threads in (1, 0, 3):
+                for name in instance.expect(0):
+                    poison(instance.arrays[name])
+                CPU.bind("probe", "f32", {**case.dims, "variant": variant, "threads": threads}, instance.arrays)()
+                for name, expected in instance.expect(0).items():
+                    assert expected.error(instance.arrays[name], Limit(1)) == 0, (n, variant, threads)
+                    assert guards_intact(instance.arrays[name])
+
+
+def test_a_variant_that_is_not_there_is_refused():
+    from support import CPU
+
+    from roofbench.op import Case
+    from roofbench.ops import OPS
+
+    case = Case("probe", "f32", "read", {"kind": 0, "n": 64})
+    (instance,) = OPS["probe"].problem(case, 0, 0).instances
+    with pytest.raises(ValueError, match="rb_probe_read refuses variant = 99"):
+        CPU.bind("probe", "f32", {**case.dims, "variant": 99}, instance.arrays)()
