@@ -40,6 +40,7 @@ def pytest_addoption(parser):
     cli.add_bench_options(group.addoption)
 
 
+@pytest.hookimpl(trylast=True)  # after the terminal reporter
 def pytest_configure(config):
     options = config.option
     reporter = config.pluginmanager.get_plugin("terminalreporter")

@@ -30,6 +30,7 @@ class Roof:
         work: bytes, or floating-point operations, of one launch.
         lane: launches of the best variant, for interleaving with rows.
         variants: every variant that was tried, with its rate.
+        way: what the best one adds to the probe's dims.
     """
 
     name: str
@@ -38,11 +39,7 @@ class Roof:
     lane: Lane
     rate: float
     variants: list[RoofVariant]
-
-    @property
-    def variant(self) -> int:
-        """Index of the best variant."""
-        return next(i for i, tried in enumerate(self.variants) if tried.best)
+    way: dict[str, int]
 
     def fresh(self) -> Lane:
         """The same launches with no samples yet."""
@@ -58,18 +55,16 @@ def calibrate(backend: Backend, cold_bytes: int, kinds: Sequence[str] = KINDS) -
     clock = backend.clock()
     found = {}
     for case in probes(cold_bytes):
-        names = backend.probe_variants(case.name)
-        if not names or case.name not in kinds:
+        ways = backend.probe_variants(case.name)
+        if not ways or case.name not in kinds:
             continue
         contract = OPS["probe"]
         problem = contract.problem(case, 0, 0 if case.name in PEAKS else cold_bytes)
         work = contract.flops(case) or contract.traffic(case).bytes
+        buffers = [instance.arrays for instance in problem.instances]
         lanes = [
-            Lane(
-                name,
-                [backend.bind("probe", case.format, {**case.dims, "variant": v}, i.arrays) for i in problem.instances],
-            )
-            for v, name in enumerate(names)
+            Lane(name, [backend.bind("probe", case.format, {**case.dims, **way}, arrays) for arrays in buffers])
+            for name, way in ways.items()
         ]
         for _ in range(_ROUNDS + 1):  # the first round warms up
             for lane in lanes:
@@ -79,10 +74,8 @@ def calibrate(backend: Backend, cold_bytes: int, kinds: Sequence[str] = KINDS) -
             del lane.samples[:3]
         rates = [work / lane.median_s for lane in lanes]
         best = int(np.argmax(rates))
-        tried = [
-            RoofVariant(lane.name, rate, i == best) for i, (lane, rate) in enumerate(zip(lanes, rates, strict=True))
-        ]
-        found[case.name] = Roof(case.name, case, work, lanes[best], rates[best], tried)
+        tried = [RoofVariant(name, rate, i == best) for i, (name, rate) in enumerate(zip(ways, rates, strict=True))]
+        found[case.name] = Roof(case.name, case, work, lanes[best], rates[best], tried, ways[lanes[best].name])
     return found
 
 

@@ -134,7 +134,7 @@ class Bench:
         roofs = self.calibrate(spec.backend)
         if spec.case.op != "probe":
             return spec
-        dims = {**spec.case.dims, "variant": roofs[spec.case.name].variant}
+        dims = {**spec.case.dims, **roofs[spec.case.name].way}
         return replace(spec, case=replace(spec.case, dims=dims))
 
     def _time(self, spec: RowSpec, run: _Run, rules: Rules) -> tuple[Measurement, list[RowRival]]:

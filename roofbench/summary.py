@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from statistics import median
@@ -15,45 +16,72 @@ from roofbench.backends import backend_of
 from roofbench.results import COUNTED, FAILURES, Row
 
 _STYLE = {"OK": "green", "NOISY": "yellow", "THROTTLED": "yellow", "UNSUPPORTED": "dim"}
-_WIDTH = 132  # where the output is no terminal
+_WIDTH = 140  # where the output is no terminal
+_NARROW = 125  # below, each case has a line of its own
 
 
 def show(rows: Sequence[Row], console: Console | None = None) -> None:
     """Print the table, what is wrong with rows, and a sentence per op."""
-    import sys
-
-    console = console or Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False, soft_wrap=False)
+    console = console or Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
     for backend in dict.fromkeys(row.backend for row in rows):
-        console.print(table([row for row in rows if row.backend == backend], backend_of(backend).heading))
+        mine = [row for row in rows if row.backend == backend]
+        console.print(Text(backend_of(backend).heading, style="bold"))
+        if console.width >= _NARROW:
+            console.print(table(mine))
+            continue
+        groups = dict.fromkeys((row.op, _case(row)) for row in mine)
+        for i, (op, case) in enumerate(groups):
+            console.print(Text(f"{op} {case} ({backend})", style="italic"))
+            console.print(short_table([row for row in mine if (row.op, _case(row)) == (op, case)], header=i == 0))
     for line in (*remarks(rows), *sentences(rows)):
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def table(rows: Sequence[Row], heading: str) -> Table:
+def table(rows: Sequence[Row]) -> Table:
     """One line per row; a dash where a value is not known."""
-    out = Table(title=heading, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
-    out.add_column("op", no_wrap=True)
-    out.add_column("case", overflow="fold")
-    out.add_column("format", no_wrap=True)
-    out.add_column("backend", no_wrap=True)
-    for name in ("µs", "rate", "% spec", "% roof", "% clock", "× rival"):
+    out = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("op", "case", "format", "backend"):
+        out.add_column(name, no_wrap=True)
+    for name in _NUMBERS:
         out.add_column(name, justify="right", no_wrap=True)
     out.add_column("status", no_wrap=True)
     for row in rows:
-        out.add_row(
-            row.op,
-            row.case if row.cache == "cold" else f"{row.case} {row.cache}",
-            row.format,
-            row.backend,
-            _number(row.median_s and row.median_s * 1e6, 4),
-            _rate(row),
-            _number(row.pct_spec),
-            _number(row.pct_measured),
-            _number(row.pct_clock),
-            _rival(row),
-            Text(row.status, style=_STYLE.get(row.status, "bold red")),
-        )
+        out.add_row(row.op, _case(row), row.format, row.backend, *_numbers(row), _status(row))
     return out
+
+
+def short_table(rows: Sequence[Row], *, header: bool) -> Table:
+    """The same without op, case and backend, for 80 columns; widths are fixed so that several line up."""
+    out = Table(box=None, pad_edge=False, header_style="dim", show_header=header, padding=(0, 1, 0, 0))
+    out.add_column("format", no_wrap=True, width=10)
+    for name, width in zip(_NUMBERS, (6, 13, 6, 6, 7, 12), strict=True):
+        out.add_column(name, justify="right", no_wrap=True, width=width)
+    out.add_column("status", no_wrap=True, width=11)
+    for row in rows:
+        out.add_row(row.format, *_numbers(row), _status(row))
+    return out
+
+
+_NUMBERS = ("µs", "rate", "% spec", "% roof", "% clock", "× rival")
+
+
+def _numbers(row: Row) -> tuple[str, ...]:
+    return (
+        _number(row.median_s and row.median_s * 1e6, 4),
+        _rate(row),
+        _number(row.pct_spec),
+        _number(row.pct_measured),
+        _number(row.pct_clock),
+        _rival(row),
+    )
+
+
+def _status(row: Row) -> Text:
+    return Text(row.status, style=_STYLE.get(row.status, "bold red"))
+
+
+def _case(row: Row) -> str:
+    return row.case if row.cache == "cold" else f"{row.case} {row.cache}"
 
 
 def headline(row: Row) -> str:

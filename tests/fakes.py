@@ -129,7 +129,7 @@ class FakeBackend(Backend):
         return self.machine.telemetry
 
     def probe_variants(self, kind):
-        return ()
+        return {}
 
     def floor(self):
         return lambda: self.machine.clock.spend(1e-6)

@@ -12,7 +12,7 @@ from roofbench.ops.probe import KINDS
 
 
 def roof(name, rate):
-    return Roof(name, None, 1, Lane(name, []), rate, [])
+    return Roof(name, None, 1, Lane(name, []), rate, [], {})
 
 
 ROOFS = {name: roof(name, rate) for name, rate in zip(KINDS, (40e9, 30e9, 35e9, 36e9, 450e9, 440e9), strict=True)}
@@ -112,7 +112,7 @@ def test_calibration_measures_every_variant_and_keeps_the_best():
     assert len(read.variants) >= 8
     assert [variant.name for variant in read.variants] == list(CPU.probe_variants("read"))
     assert read.rate == max(variant.rate for variant in read.variants)
-    assert read.variants[read.variant].best
+    assert read.way == CPU.probe_variants("read")[read.lane.name]
     assert sum(variant.best for variant in read.variants) == 1
 
 
@@ -129,13 +129,13 @@ def test_every_variant_of_every_probe_does_its_work(kind):
     for n in (PEAK_TASK * 4,) if kind in PEAKS else (1, 63, 64, 4096, 100_003):
         case = Case("probe", "f32", kind, {"kind": KINDS.index(kind), "n": n})
         (instance,) = OPS["probe"].problem(case, 0, 0).instances
-        for variant in range(len(CPU.probe_variants(kind))):
+        for way in CPU.probe_variants(kind).values():
             for threads in (1, 0, 3):
                 for name in instance.expect(0):
                     poison(instance.arrays[name])
-                CPU.bind("probe", "f32", {**case.dims, "variant": variant, "threads": threads}, instance.arrays)()
+                CPU.bind("probe", "f32", {**case.dims, **way, "threads": threads}, instance.arrays)()
                 for name, expected in instance.expect(0).items():
-                    assert expected.error(instance.arrays[name], Limit(1)) == 0, (n, variant, threads)
+                    assert expected.error(instance.arrays[name], Limit(1)) == 0, (n, way, threads)
                     assert guards_intact(instance.arrays[name])
 
 

@@ -50,7 +50,8 @@ def check_machine() -> None:
         sys.exit("roofbench does not run on native Windows: install WSL2 (wsl --install) and run make there")
     if sys.version_info < (3, 10):
         sys.exit(
-            f"roofbench needs Python 3.10 or later; {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.12"
+            f"roofbench needs Python 3.10 or later; {sys.executable} is {sys.version.split()[0]}: "
+            "make PYTHON=python3.12"
         )
     try:
         import ensurepip  # noqa: F401

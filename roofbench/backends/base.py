@@ -64,8 +64,8 @@ class Backend(ABC):
         """Clocks of the device."""
 
     @abstractmethod
-    def probe_variants(self, kind: str) -> tuple[str, ...]:
-        """Names of the ways in which it can run a probe; a probe's dims take their index as ``variant``."""
+    def probe_variants(self, kind: str) -> dict[str, dict[str, int]]:
+        """Ways in which it can run a probe: name -> what to add to the probe's dims. Empty where it has no probes."""
 
     @abstractmethod
     def floor(self) -> Call:

@@ -14,7 +14,7 @@ from roofbench.formats import Array
 from roofbench.numerics import Limit
 from roofbench.op import TYPES
 from roofbench.ops import OPS
-from roofbench.ops.probe import KINDS
+from roofbench.ops.probe import KINDS, STREAMS
 from roofbench.telemetry import CpuTelemetry, Telemetry
 from roofbench.timing import Clock, WallClock
 
@@ -96,12 +96,16 @@ class Cpu(Backend):
         clock = WallClock()
         return CpuTelemetry(lambda n: ours.lib.rb_probe_clock(n // 2, out), lambda call: clock.run([call]))
 
-    def probe_variants(self, kind: str) -> tuple[str, ...]:
+    def probe_variants(self, kind: str) -> dict[str, dict[str, int]]:
+        """Every variant of probe.c on all threads; streams also on half of them, which may be faster."""
         ours = Cpu().library
-        found: list[str] = []
+        found: dict[str, dict[str, int]] = {}
+        half = self.threads() // 2
         while (name := ours.lib.rb_probe_variant(kind.encode(), len(found))) != ours.ffi.NULL:
-            found.append(ours.ffi.string(name).decode())
-        return tuple(found)
+            found[ours.ffi.string(name).decode()] = {"variant": len(found)}
+        if kind in STREAMS and half:
+            found |= {f"{name}, {half} threads": {**dims, "threads": half} for name, dims in found.items()}
+        return found
 
     def floor(self) -> Call:
         launch = Cpu().library.lib.rb_probe_launch

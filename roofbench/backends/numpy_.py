@@ -47,8 +47,8 @@ class NumPy(Backend):
     def telemetry(self) -> Telemetry:
         return _Silent()
 
-    def probe_variants(self, kind: str) -> tuple[str, ...]:
-        return ()
+    def probe_variants(self, kind: str) -> dict[str, dict[str, int]]:
+        return {}
 
     def floor(self) -> Call:
         return lambda: None
