@@ -164,13 +164,13 @@ class Instance:
     Args:
         arrays: every argument, inputs filled, outputs allocated.
         expect: activations of variant v -> what each output must hold after a launch.
-        spoil: overwrites a few values that the next launch must write, so that a launch that does
-            nothing is found out.
+        spots: draws a few elements of each output, by their index in memory, that the next launch must
+            write: they are overwritten before it, so that a launch that does nothing is found out.
     """
 
     arrays: Arrays
     expect: Callable[[int], dict[str, Expected]]
-    spoil: Callable[[np.random.Generator], None]
+    spots: Callable[[np.random.Generator], Arrays]
 
 
 @dataclass(slots=True)

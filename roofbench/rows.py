@@ -64,7 +64,7 @@ class Bench:
 
     Args:
         device: whose specifications accelerators' rows are set against.
-        llc_bytes: last-level cache that cold rows overflow.
+        llc_bytes: last-level cache that cold rows overflow; None for each backend's own.
         rivals: names of those to time; None for all that are installed.
         source: a C file of the user's own, whose kernels are measured instead of ours.
     """
@@ -72,13 +72,13 @@ class Bench:
     def __init__(
         self,
         device: Device | None,
-        llc_bytes: int,
+        llc_bytes: int | None = None,
         seed: int = 0,
         rivals: Sequence[str] | None = None,
         source: Path | None = None,
     ) -> None:
         self.device = device
-        self.cold_bytes = COLD_FACTOR * llc_bytes
+        self._llc_bytes = llc_bytes
         self.seed = seed
         self.rivals = rivals
         self._own = Cpu(source) if source else None
@@ -89,11 +89,15 @@ class Bench:
     def backend(self, name: str) -> Backend:
         return self._own if self._own and name == self._own.name else backend_of(name)
 
+    def cold_bytes(self, name: str) -> int:
+        """What must lie between two uses of a buffer of a backend."""
+        return COLD_FACTOR * (self._llc_bytes or self.backend(name).last_level_cache(self.device))
+
     def calibrate(self, name: str, kinds: Sequence[str] = KINDS) -> dict[str, Roof]:
         """Probe a backend's roofs, once."""
         if name not in self._roofs:
             backend = self.backend(name)
-            self._roofs[name] = ceilings.calibrate(backend, self.cold_bytes, kinds)
+            self._roofs[name] = ceilings.calibrate(backend, self.cold_bytes(name), kinds)
             self._telemetry[name] = backend.telemetry()
             self._floors[name] = engine.floor(backend.clock(), backend.floor())
         return self._roofs[name]
@@ -109,7 +113,12 @@ class Bench:
         if claim.source:
             row.kernel_sha256 = sources.sha256(claim.source)
         try:
-            cold = self.cold_bytes if spec.cache == "cold" else 0
+            cold = self.cold_bytes(spec.backend) if spec.cache == "cold" else 0
+            need, free = contract.footprint(spec.case, cold), backend.free_memory()
+            if free is not None and need > free:
+                reason = f"needs {need / 2**30:.1f} GiB of memory, {free / 2**30:.1f} are free"
+                return spec.blank("UNSUPPORTED", reason)
+            rules = replace(rules, warmup_s=max(rules.warmup_s, backend.warmup_s))
             problem = contract.problem(spec.case, self.seed, cold)
             check_buffers(contract, spec.case, problem, cold)
             run = _Run(backend, contract, spec.case, problem, claim, self.seed)
@@ -139,7 +148,7 @@ class Bench:
 
     def _time(self, spec: RowSpec, run: _Run, rules: Rules) -> tuple[Measurement, list[RowRival]]:
         backend, case = run.backend, spec.case
-        kernel = Lane(case.op, run.calls, run.prepare)
+        kernel = Lane(case.op, run.launches, run.prepare)
         traffic, flops = run.contract.traffic(case), run.contract.flops(case)
         _, roof = ceilings.roof_of(traffic, flops, self._roofs[spec.backend])
         lane = roof.fresh() if roof and case.op != "probe" and (spec.cache == "cold" or not traffic.bytes) else None
@@ -156,7 +165,7 @@ class Bench:
         for rival in RIVALS.get(spec.backend, ()):
             if rival.missing() or (self.rivals is not None and rival.name not in self.rivals):
                 continue
-            bound = rival.bind(spec.case, [instance.arrays for instance in run.problem.instances])
+            bound = rival.bind(spec.case, [launch.arrays for launch in run.launches])
             if not bound:
                 continue
             seconds = clock.run([bound[0].call])
@@ -231,41 +240,44 @@ class _Run:
         self.backend, self.contract, self.case, self.problem = backend, contract, case, problem
         self.limit: Limit = claim.limit(case.dims)
         self.signature = contract.signature(case.format, case.dims)
-        self.calls = [backend.bind(case.op, case.format, case.dims, i.arrays) for i in problem.instances]
+        self.launches = [backend.bind(case.op, case.format, case.dims, i.arrays) for i in problem.instances]
         self._rng = np.random.default_rng(seed + 1)
         self._loaded = [0] * len(problem.instances)
 
     def prepare(self, i: int) -> None:
         """Other activations and a few spoilt outputs, so that neither a kept result nor no launch passes."""
         self._load(i, int(self._rng.integers(0, max(1, len(self.problem.variants) - 1))))
-        self.problem.instances[i].spoil(self._rng)
+        self._spoil(i)
 
     def _load(self, i: int, variant: int) -> None:
-        for name, content in self.problem.variants[variant].items():
-            self.problem.instances[i].arrays[name][...] = content
+        self.launches[i].load(self.problem.variants[variant])
         self._loaded[i] = variant
+
+    def _spoil(self, i: int) -> None:
+        for name, where in self.problem.instances[i].spots(self._rng).items():
+            self.launches[i].spoil(name, where)
 
     def check(self, variant: int) -> float:
         """Launch once on every buffer, outputs poisoned, and compare."""
-        for i, (instance, call) in enumerate(zip(self.problem.instances, self.calls, strict=True)):
+        for i, launch in enumerate(self.launches):
             self._load(i, variant)
             for name, arg in self.signature.items():
                 if arg.role == "out":
-                    numerics.poison(instance.arrays[name])
-            instance.spoil(self._rng)
-            call()
+                    launch.poison(name)
+            self._spoil(i)
+            launch()
         return self.check_last()
 
     def check_last(self) -> float:
         """Compare what the last launches left. Raises Incorrect; returns the largest error over its bound."""
         worst = 0.0
-        for i, instance in enumerate(self.problem.instances):
+        for i, (instance, launch) in enumerate(zip(self.problem.instances, self.launches, strict=True)):
             for name, expected in instance.expect(self._loaded[i]).items():
-                error = expected.error(instance.arrays[name], self.limit)
+                error = expected.error(launch.output(name), self.limit)
                 if error > 1:
                     far = "wrong" if math.isinf(error) else f"{error:.3g} times as far off as its bound allows"
                     raise Incorrect(f"{name} of buffer {i} is {far}")
-                if not numerics.guards_intact(instance.arrays[name]):
+                if not launch.intact(name):
                     raise Incorrect(f"memory beside {name} of buffer {i} was written to")
                 worst = max(worst, error)
         return worst
@@ -273,7 +285,7 @@ class _Run:
     def agrees(self, outputs: dict[str, np.ndarray]) -> bool:
         """Whether a rival's outputs on buffer 0 are about ours."""
         for name, theirs in outputs.items():
-            ours = numerics.to_f64(self.problem.instances[0].arrays[name])
+            ours = numerics.to_f64(self.launches[0].output(name))
             difference = numerics.to_f64(theirs).reshape(ours.shape) - ours
             if not np.square(difference).mean() <= RIVAL_TOLERANCE**2 * np.square(ours).mean():
                 return False

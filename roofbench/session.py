@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import filelock
 
 from roofbench import devices, results, sources, telemetry
 from roofbench.backends import BACKENDS, backend_of
+from roofbench.backends.base import Backend
 from roofbench.backends.cpu import Cpu
 from roofbench.devices import Device, Found
 from roofbench.engine import Rules
@@ -74,7 +76,7 @@ class Options:
                 raise ValueError(f"unknown rival {name!r}; known: {' '.join(sorted(rivals))}")
 
 
-def plan(options: Options, llc_bytes: int) -> list[RowSpec]:
+def plan(options: Options) -> list[RowSpec]:
     """Every row of a run, the backend that best uses the machine first; unserved formats included.
 
     Raises:
@@ -95,7 +97,7 @@ def plan(options: Options, llc_bytes: int) -> list[RowSpec]:
         elif not backend.default or backend.missing():
             continue
         own = Cpu(options.source) if options.source else None
-        for case in _cases(options, suite, llc_bytes, probed=bool(backend.probe_variants("read"))):
+        for case in _cases(options, suite, backend):
             if own and (case.op == "probe" or isinstance(own.claim(case.op, case.format), str)):
                 continue  # of the user's file, what it defines
             rows.append(RowSpec(case, backend.name))
@@ -106,9 +108,11 @@ def plan(options: Options, llc_bytes: int) -> list[RowSpec]:
     return rows
 
 
-def _cases(options: Options, suite: Suite, llc_bytes: int, *, probed: bool) -> Iterable[Case]:
-    if probed and (not options.ops or "probe" in options.ops) and not options.formats:
-        yield from probes(COLD_FACTOR * llc_bytes)
+def _cases(options: Options, suite: Suite, backend: Backend) -> Iterable[Case]:
+    wanted = not options.formats and (not options.ops or "probe" in options.ops)
+    if wanted and backend.probe_variants("read"):
+        device = devices.device_of(options.device) if options.device else current_device()
+        yield from probes(COLD_FACTOR * backend.last_level_cache(device))
     for name, op in OPS.items():
         if options.ops and name not in options.ops:
             continue
@@ -129,19 +133,15 @@ class Session:
     def __init__(self, options: Options, path: Path | None = None, say: Callable[[str], None] = print) -> None:
         self.options, self.suite, self.say = options, SUITES[options.suite], say
         self.found = devices.detect()
-        self.device = devices.device_of(options.device) if options.device else self._current()
-        self.llc_bytes = devices.last_level_cache()
-        self.specs = plan(options, self.llc_bytes)
+        self.device = devices.device_of(options.device) if options.device else current_device()
+        self.specs = plan(options)
         self.run = self._header()
         stamp = self.run.created.replace(":", "").replace("-", "")[:15]
         self.path = path or Path("roofbench-runs") / f"{stamp}-{self.suite.name}.json"
         self._lock = filelock.FileLock(Path(tempfile.gettempdir()) / "roofbench.lock", mode=0o666)
-        self._worker = Worker(self.device, self.llc_bytes, options.seed, options.rivals, options.source)
+        self._worker = Worker(self.device, None, options.seed, options.rivals, options.source)
         self._started = 0.0
         self._overhead: list[float] = []
-
-    def _current(self) -> Device | None:
-        return next((found.device for found in self.found if found.device), None)
 
     def start(self, done: Iterable[Row] = ()) -> None:
         """Take the machine, create the file, probe the roofs.
@@ -176,10 +176,9 @@ class Session:
             if row.key == spec.blank().key:
                 return row
         before = time.monotonic()
-        memory = self._lacks_memory(spec)
         cap_s = self._cap()
         rules = Rules(cap_s=cap_s, min_s=min(self.suite.min_s, cap_s / 2))
-        row = spec.blank("UNSUPPORTED", memory) if memory else self._worker.measure(spec, rules, cap_s * 3 + SETUP_S)
+        row = self._worker.measure(spec, rules, cap_s * 3 + SETUP_S)
         self._overhead.append(max(0.0, time.monotonic() - before - cap_s))
         self.run.rows.append(row)
         results.save(self.run, self.path)
@@ -204,13 +203,6 @@ class Session:
         overhead = sum(self._overhead) / len(self._overhead) if self._overhead else 0.0
         share = (self.suite.budget_s - self.elapsed()) / left - overhead
         return min(self.suite.cap_s, max(0.2 * self.suite.cap_s, share))
-
-    def _lacks_memory(self, spec: RowSpec) -> str | None:
-        cold = COLD_FACTOR * self.llc_bytes if spec.cache == "cold" else 0
-        need, free = op_of(spec.case.op).footprint(spec.case, cold), telemetry.available_memory()
-        if free is not None and need > free:
-            return f"needs {need / 2**30:.1f} GiB of memory, {free / 2**30:.1f} are free"
-        return None
 
     def introduction(self) -> list[str]:
         """What is measured, on what, and what is missing."""
@@ -238,10 +230,16 @@ class Session:
             suite=self.suite.name,
             seed=self.options.seed,
             device=_describe(self.found, self.device),
-            environment=environment(self.llc_bytes),
+            environment=environment(),
             telemetry={"before": telemetry.host_load()},
             missing=missing,
         )
+
+
+@cache
+def current_device() -> Device | None:
+    """The first device of this machine that the catalogue knows."""
+    return next((found.device for found in devices.detect() if found.device), None)
 
 
 def resume(path: Path, options: Options) -> list[Row]:
@@ -255,7 +253,7 @@ def resume(path: Path, options: Options) -> list[Row]:
         raise ValueError(
             f"{path} holds suite {run.suite} with seed {run.seed}, not {options.suite} with {options.seed}"
         )
-    here = environment(devices.last_level_cache())
+    here = environment()
     for key in ("machine", "cpu", "roofbench", "commit"):
         if run.environment.get(key) != here.get(key):
             raise ValueError(
@@ -274,7 +272,7 @@ def _describe(found: Sequence[Found], device: Device | None) -> dict[str, Any]:
     }
 
 
-def environment(llc_bytes: int) -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     """Software and hardware that decide a result."""
     cpu = devices.detect()[-1]
     packages = {}
@@ -289,7 +287,7 @@ def environment(llc_bytes: int) -> dict[str, Any]:
         "cpu": cpu.name,
         "cores": cpu.units,
         "threads": _threads(),
-        "llc_bytes": llc_bytes,
+        "llc_bytes": devices.last_level_cache(),
         "python": platform.python_version(),
         "compiler": _compiler(),
         "packages": packages,

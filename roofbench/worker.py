@@ -31,7 +31,7 @@ class Worker:
     def __init__(
         self,
         device: Device | None,
-        llc_bytes: int,
+        llc_bytes: int | None = None,
         seed: int = 0,
         rivals: Sequence[str] | None = None,
         source: Path | None = None,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from roofbench import engine
-from roofbench.backends.base import Backend, Claim
+from roofbench.backends.base import Backend, Claim, Launch
 from roofbench.backends.numpy_ import NumPy
 from roofbench.engine import Lane, Rules
 from roofbench.numerics import Limit
@@ -120,7 +120,10 @@ class FakeBackend(Backend):
             self.machine.clock.spend(self.seconds * (1 + 0.002 * self.machine.rng.standard_normal()))
             self.kernel(self, arrays, right) if self.kernel else right()
 
-        return call
+        return Launch(call, arrays)
+
+    def last_level_cache(self, device):
+        return 1 << 14
 
     def clock(self):
         return self.machine.clock

@@ -5,12 +5,14 @@ import itertools
 
 import numpy as np
 import pytest
-from fakes import RULES, FakeBackend, FakeBench, Machine, row
+from fakes import CASES, RULES, FakeBackend, FakeBench, Machine, row
 
 from roofbench import ceilings, engine
+from roofbench.backends.base import Launch
+from roofbench.backends.numpy_ import NumPy
 from roofbench.devices import device_of
 from roofbench.engine import MeasurementError, Rules, ci95_rel, median_interval
-from roofbench.numerics import aligned
+from roofbench.numerics import Limit, aligned
 from roofbench.op import Instance, Problem
 from roofbench.ops import OPS
 from roofbench.rows import RowSpec, check_buffers
@@ -263,7 +265,7 @@ class TestPlantedFaults:
 
     def test_more_bytes_than_the_buffers_hold(self):
         case, contract = row_case(), OPS["gemv"]
-        tiny = Instance({"x": aligned((4,), np.float32)}, lambda _: {}, lambda _: None)
+        tiny = Instance({"x": aligned((4,), np.float32)}, lambda _: {}, lambda _: {})
         with pytest.raises(MeasurementError, match="counts .* bytes a launch, its buffers hold 16"):
             check_buffers(contract, case, Problem([tiny], []), 0)
 
@@ -277,8 +279,6 @@ class TestPlantedFaults:
 
 
 def row_case():
-    from fakes import CASES
-
     return CASES["gemv"]
 
 
@@ -309,6 +309,55 @@ class TestInterval:
 
     def test_relative(self):
         assert ci95_rel([1.0] * 10) == 0
+
+
+def test_what_does_not_fit_into_memory_is_unsupported():
+    backend = FakeBackend()
+    backend.free_memory = lambda: 1 << 10
+    result = FakeBench(backend).measure(RowSpec(row_case(), "fake"), RULES)
+    assert result.status == "UNSUPPORTED"
+    assert "GiB of memory, 0.0 are free" in result.reason
+
+
+class TestDeviceMemory:
+    """A device whose memory the host does not see: all traffic goes through its launches."""
+
+    class Away(Launch):
+        def __init__(self, call, arrays):
+            self.device = {name: array.copy() for name, array in arrays.items()}
+            super().__init__(lambda: call(self.device), self.device)
+
+        def load(self, contents):
+            for name, content in contents.items():
+                self.device[name] = content.copy()
+
+        def output(self, name):
+            return self.device[name].copy()
+
+        def intact(self, name):
+            return True
+
+    class Backend(FakeBackend):
+        def bind(self, op, format, dims, arrays):
+            def call(device):
+                self.machine.clock.spend(self.seconds)
+                NumPy().bind(op, format, dims, device)()
+
+            return TestDeviceMemory.Away(call, arrays)
+
+    @pytest.mark.parametrize("op", ["gemv", "kv_append", "kv_gather"])
+    def test_rows_are_measured_there(self, op):
+        result = FakeBench(self.Backend()).measure(RowSpec(CASES[op], "fake"), RULES)
+        assert result.status == "OK", result.reason
+
+    def test_results_come_back_to_a_caller(self):
+        from support import inputs
+
+        dims = {"M": 2, "N": 8, "K": 64}
+        arrays = inputs("gemv", "f32", dims, np.random.default_rng(0))
+        self.Backend().run("gemv", "f32", arrays)
+        known = OPS["gemv"].reference("f32", arrays)["y"]
+        assert known.error(arrays["y"], Limit(64)) <= 1
 
 
 def test_rows_have_no_invented_numbers():

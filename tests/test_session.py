@@ -14,8 +14,6 @@ from roofbench.rows import RowSpec
 from roofbench.session import Options, Session, plan
 from roofbench.worker import Worker
 
-LLC = 32 << 20
-
 
 def names(specs):
     return [(spec.case.op, spec.case.format) for spec in specs]
@@ -23,7 +21,7 @@ def names(specs):
 
 class TestPlan:
     def test_quick_has_every_op_and_every_format(self):
-        specs = plan(Options(), LLC)
+        specs = plan(Options())
         assert {spec.case.op for spec in specs} == {
             "probe",
             "gemv",
@@ -38,11 +36,11 @@ class TestPlan:
 
     def test_rows_are_distinct(self):
         for suite in SUITES:
-            keys = [spec.blank().key for spec in plan(Options(suite=suite), LLC)]
+            keys = [spec.blank().key for spec in plan(Options(suite=suite))]
             assert len(keys) == len(set(keys))
 
     def test_warm_rows_stand_beside_their_cold_ones(self):
-        specs = plan(Options(), LLC)
+        specs = plan(Options())
         warm = [spec for spec in specs if spec.cache == "warm"]
         assert warm
         assert all(RowSpec(spec.case, spec.backend, "cold") in specs for spec in warm)
@@ -57,12 +55,12 @@ class TestPlan:
         ],
     )
     def test_filters(self, options, check):
-        specs = plan(options, LLC)
+        specs = plan(options)
         assert specs
         assert all(check(spec) for spec in specs)
 
     def test_the_reference_is_not_measured_unasked(self):
-        assert {spec.backend for spec in plan(Options(), LLC)} == {b.name for b in BACKENDS if b.default}
+        assert {spec.backend for spec in plan(Options())} == {b.name for b in BACKENDS if b.default}
 
     @pytest.mark.parametrize(
         ("options", "says"),
@@ -82,12 +80,12 @@ class TestPlan:
 
     def test_nothing_left(self):
         with pytest.raises(ValueError, match="nothing to measure"):
-            plan(Options(ops=("gemm",), formats=("mxfp8",)), LLC)
+            plan(Options(ops=("gemm",), formats=("mxfp8",)))
 
     def test_a_backend_that_cannot_run_says_why(self, monkeypatch):
         monkeypatch.setattr(type(BACKENDS[0]), "missing", lambda _: "no compiler: apt install gcc")
         with pytest.raises(ValueError, match="backend cpu: no compiler: apt install gcc"):
-            plan(Options(backends=("cpu",)), LLC)
+            plan(Options(backends=("cpu",)))
 
 
 @pytest.fixture
@@ -169,14 +167,6 @@ class TestSession:
         assert quick._cap() == pytest.approx(10 / 20)
         now[0] = 500.0
         assert quick._cap() == pytest.approx(0.2)
-
-    def test_what_does_not_fit_into_memory_is_unsupported(self, quick, monkeypatch):
-        monkeypatch.setattr(session.telemetry, "available_memory", lambda: 1 << 20)
-        quick.start()
-        row = quick.measure(quick.specs[0])
-        quick.finish()
-        assert row.status == "UNSUPPORTED"
-        assert "GiB of memory, 0.0 are free" in row.reason
 
 
 class TestResume:

@@ -7,14 +7,58 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
+
+from roofbench import numerics
+from roofbench.devices import Device
 from roofbench.formats import Array
 from roofbench.numerics import Limit
-from roofbench.telemetry import Telemetry
+from roofbench.telemetry import Telemetry, available_memory
 from roofbench.timing import Clock
 
 Call = Callable[[], object]
+
+
+class Launch:
+    """A kernel bound to one buffer's arrays, ready to be called many times.
+
+    This one is for memory that the host shares; a device with memory of its own overrides all but `__init__`.
+
+    Args:
+        call: launches once.
+        arrays: every argument; a device keeps its own handles here, for rivals to share.
+    """
+
+    def __init__(self, call: Call, arrays: Mapping[str, Any]) -> None:
+        self._call, self.arrays = call, arrays
+
+    def __call__(self) -> object:
+        return self._call()
+
+    def load(self, contents: Mapping[str, Array]) -> None:
+        """Replace the contents of some inputs."""
+        for name, content in contents.items():
+            self.arrays[name][...] = content
+
+    def poison(self, name: str) -> None:
+        """Fill an output with NaN."""
+        numerics.poison(self.arrays[name])
+
+    def spoil(self, name: str, where: Array) -> None:
+        """Poison some elements of an output, by their index in memory."""
+        array = self.arrays[name]
+        array.reshape(-1).view(np.uint8).reshape(-1, array.itemsize)[where] = 0xFF
+
+    def output(self, name: str) -> Array:
+        """What an output holds now."""
+        array: Array = self.arrays[name]
+        return array
+
+    def intact(self, name: str) -> bool:
+        """Whether the memory beside an output is as it was."""
+        return numerics.guards_intact(self.arrays[name])
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +81,7 @@ class Backend(ABC):
     heading: ClassVar[str]  # over its rows
     default: ClassVar[bool] = True  # measured without being asked for
     accelerator: ClassVar[bool] = False  # its rows are set against the device's catalogue entry
+    warmup_s: ClassVar[float] = 0.05  # longer than its clock takes to ramp
 
     @abstractmethod
     def missing(self) -> str | None:
@@ -47,8 +92,8 @@ class Backend(ABC):
         """What it declares for an op x format, or the reason why it does not serve it."""
 
     @abstractmethod
-    def bind(self, op: str, format: str, dims: Mapping[str, int], arrays: Mapping[str, Array]) -> Call:
-        """A launch on these arrays, ready to be called many times; arguments are not checked again.
+    def bind(self, op: str, format: str, dims: Mapping[str, int], arrays: Mapping[str, Array]) -> Launch:
+        """A launch on these arrays, or on a device's copies of them; arguments are not checked again.
 
         Raises:
             ValueError: nothing here serves the op x format.
@@ -62,6 +107,14 @@ class Backend(ABC):
     @abstractmethod
     def telemetry(self) -> Telemetry:
         """Clocks of the device."""
+
+    @abstractmethod
+    def last_level_cache(self, device: Device | None) -> int:
+        """Bytes that cold rows must overflow, on a device of the catalogue or an unknown one."""
+
+    def free_memory(self) -> int | None:
+        """Bytes that a row's buffers may take; None where that is not known."""
+        return available_memory()
 
     @abstractmethod
     def probe_variants(self, kind: str) -> dict[str, dict[str, int]]:
@@ -79,5 +132,11 @@ class Backend(ABC):
         """
         from roofbench.ops import op_of
 
-        dims = op_of(op).check(format, arrays)
-        self.bind(op, format, dims, arrays)()
+        contract = op_of(op)
+        dims = contract.check(format, arrays)
+        launch = self.bind(op, format, dims, arrays)
+        launch()
+        for name, arg in contract.signature(format, dims).items():
+            result = launch.output(name) if arg.role != "in" else arrays[name]
+            if result is not arrays[name]:
+                arrays[name][...] = result

@@ -8,8 +8,9 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from roofbench import sources
-from roofbench.backends.base import Backend, Call, Claim
+from roofbench import devices, sources
+from roofbench.backends.base import Backend, Call, Claim, Launch
+from roofbench.devices import Device
 from roofbench.formats import Array
 from roofbench.numerics import Limit
 from roofbench.op import TYPES
@@ -68,24 +69,28 @@ class Cpu(Backend):
             return Claim(lambda dims: Limit(dims.get("K", 0)), source)
         return Claim(lambda dims: Limit(_CHAIN[op](dims) if op in _CHAIN else 0), source)
 
-    def bind(self, op: str, format: str, dims: Mapping[str, int], arrays: Mapping[str, Array]) -> Call:
+    def bind(self, op: str, format: str, dims: Mapping[str, int], arrays: Mapping[str, Array]) -> Launch:
         name = f"rb_probe_{KINDS[dims['kind']]}" if op == "probe" else _launcher(op, format)
         lib, ffi, _ = self.library if op != "probe" else Cpu().library  # a user's file has no probes
         function = getattr(lib, name, None)
         if function is None:
             raise ValueError(f"{op} {format}: {self._source} does not define {name}")
-        kept: list[Any] = [arrays]  # what pointers point to lives as long as the call
+        tables: list[Any] = []  # of pointers; they live as long as the call
         sizes = {"threads": 0, "variant": 0, "itemsize": _itemsize(arrays), **dims}
         names = _prototypes()[name]
-        values = [_pointer(ffi, kept, kind, arrays[arg]) if "*" in kind else sizes[arg] for kind, arg in names]
+        values = [_pointer(ffi, tables, kind, arrays[arg]) if "*" in kind else sizes[arg] for kind, arg in names]
 
         def call() -> None:
             code = function(*values)
             if code:
                 raise _refusal(name, names, code, values)
 
-        call.kept = kept  # type: ignore[attr-defined]
-        return call
+        launch = Launch(call, arrays)
+        launch.tables = tables  # type: ignore[attr-defined]
+        return launch
+
+    def last_level_cache(self, device: Device | None) -> int:
+        return devices.last_level_cache()
 
     def clock(self) -> Clock:
         return WallClock()
@@ -146,11 +151,11 @@ def _itemsize(arrays: Mapping[str, Array]) -> int:
     return 0
 
 
-def _pointer(ffi: Any, kept: list[Any], kind: str, array: Array) -> Any:
+def _pointer(ffi: Any, tables: list[Any], kind: str, array: Array) -> Any:
     if kind != "void *const *":
         return ffi.cast(kind, array.ctypes.data)
     table = ffi.new("void *[]", [ffi.cast("void *", layer.ctypes.data) for layer in array])
-    kept.append(table)
+    tables.append(table)
     return table
 
 

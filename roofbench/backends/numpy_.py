@@ -7,7 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from roofbench.backends.base import Backend, Call, Claim
+from roofbench import devices
+from roofbench.backends.base import Backend, Call, Claim, Launch
+from roofbench.devices import Device
 from roofbench.formats import Array
 from roofbench.numerics import Close, Exact, Expected, Limit, Stack
 from roofbench.op import TYPES
@@ -31,7 +33,7 @@ class NumPy(Backend):
             return "the reference has no probes"
         return Claim(lambda _: Limit(1), None)
 
-    def bind(self, op: str, format: str, dims: Mapping[str, int], arrays: Mapping[str, Array]) -> Call:
+    def bind(self, op: str, format: str, dims: Mapping[str, int], arrays: Mapping[str, Array]) -> Launch:
         contract = op_of(op)
 
         def call() -> None:
@@ -39,7 +41,10 @@ class NumPy(Backend):
                 with np.errstate(all="ignore"):
                     arrays[name][...] = _values(expected)
 
-        return call
+        return Launch(call, arrays)
+
+    def last_level_cache(self, device: Device | None) -> int:
+        return devices.last_level_cache()
 
     def clock(self) -> Clock:
         return WallClock()

@@ -118,12 +118,10 @@ def expected(xs: list[Array], parts: Parts, types: Types, rng: np.random.Generat
     return [Close(whole.value[i : i + m], whole.spread[i : i + m], types.y) for i in range(0, m * len(xs), m)]
 
 
-def spoiler(y: Array) -> Callable[[np.random.Generator], None]:
-    """Poisons eight elements of an output, wherever they fall."""
-    flat = y.reshape(-1).view(np.uint8).reshape(-1, y.itemsize)
+def anywhere(**outputs: Array) -> Callable[[np.random.Generator], Arrays]:
+    """Draws eight elements of each output: all of it is written."""
 
-    def spoil(rng: np.random.Generator) -> None:
-        if len(flat):
-            flat[rng.integers(0, len(flat), 8)] = 0xFF
+    def spots(rng: np.random.Generator) -> Arrays:
+        return {name: rng.integers(0, y.size, 8 if y.size else 0) for name, y in outputs.items()}
 
-    return spoil
+    return spots

@@ -95,7 +95,7 @@ class Gemv(Op):
             weights = linear.rolled(base, shift) if shift else base
             y = aligned((m, n), dtype_of(types.y))
             arrays = {"x": aligned((m, k), dtype_of(types.x)), **weights, "y": y}
-            return Instance(arrays, lambda v: {"y": known[v].rolled(shift)}, linear.spoiler(y))
+            return Instance(arrays, lambda v: {"y": known[v].rolled(shift)}, linear.anywhere(y=y))
 
         count = instances_for(self.traffic(case).bytes, cold_bytes)
         return Problem([instance(i * (n // count + 1) % max(n, 1)) for i in range(count)], variants)

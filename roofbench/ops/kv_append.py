@@ -72,13 +72,12 @@ class KvAppend(Op):
         arrays |= {"slot_mapping": kv.paged_slots(rng, case.dims)} | (kv.scales(rng) if types.scale else {})
         known = self.reference(case.format, arrays)
 
-        def spoil(rng: np.random.Generator) -> None:
-            slots = arrays["slot_mapping"]
-            for cache in (arrays["key_cache"], arrays["value_cache"]):
-                rows = cache.reshape(-1, *cache.shape[2:]).view(np.uint8)
-                rows[rng.choice(slots, min(4, slots.size)), ..., rng.integers(0, rows.shape[-1])] ^= 0xFF
+        def spots(rng: np.random.Generator) -> Arrays:
+            slots, token = arrays["slot_mapping"], case.dims["num_heads"] * case.dims["head_size"]
+            drawn = {name: rng.choice(slots, min(8, slots.size)) for name in known}
+            return {name: some * token + rng.integers(0, token, some.size) for name, some in drawn.items()}
 
-        return Instance(arrays, lambda _: known, spoil)
+        return Instance(arrays, lambda _: known, spots)
 
     def reference(self, format: str, arrays: Mapping[str, Any], *, random: bool = True) -> dict[str, Expected]:
         slots, out = arrays["slot_mapping"], {}

@@ -106,13 +106,15 @@ class KvCopyBlocks(Op):
                 for name in _CACHES
             }
 
-        def spoil(rng: np.random.Generator) -> None:
+        def spots(rng: np.random.Generator) -> Arrays:
+            block = int(np.prod(shape[2:]))
+            out = {}
             for name in _CACHES:
-                blocks = arrays[name].view(np.uint8)
-                at = rng.choice(pairs[:, 1], 4)
-                blocks[rng.integers(0, shape[0], 4), at, ..., rng.integers(0, blocks.shape[-1])] ^= 0xFF
+                layers, written = rng.integers(0, shape[0], 8), rng.choice(pairs[:, 1], 8)
+                out[name] = (layers * shape[1] + written) * block + rng.integers(0, block, 8)
+            return out
 
-        return Instance(arrays, expect, spoil)
+        return Instance(arrays, expect, spots)
 
     def reference(self, format: str, arrays: Mapping[str, Any], *, random: bool = True) -> dict[str, Expected]:
         before = {name: arrays[name].copy() for name in _CACHES}
