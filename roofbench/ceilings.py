@@ -18,6 +18,7 @@ from roofbench.ops.probe import KINDS, PEAKS, probes
 from roofbench.results import RoofVariant
 
 MEASURED_SLACK = 1.03  # a kernel may beat its probe by that much before it is impossible
+LEAST_ROUNDS = 8  # paired, before a verdict
 
 _ROUNDS = 7  # of all variants, one after the other, so that a drifting machine favours none
 
@@ -83,12 +84,11 @@ def roof_of(traffic: Traffic, flops: int, roofs: dict[str, Roof]) -> tuple[str, 
     """Which ceiling bounds a row: ``bandwidth`` or ``compute``, and its roof.
 
     The roof whose time is longer: bytes over the probe with the row's mix of reads and writes, or
-    operations over the matrix peak (S. Williams et al., "Roofline", 2009).
+    operations over the higher peak (S. Williams et al., "Roofline", 2009).
     """
     stream = roofs.get(traffic.mix)
-    matrix = roofs.get("matrix")
-    if matrix and stream and flops / matrix.rate > traffic.bytes / stream.rate:
-        peak = max((roofs[kind] for kind in PEAKS if kind in roofs), key=lambda roof: roof.rate)
+    peak = max((roofs[kind] for kind in PEAKS if kind in roofs), key=lambda roof: roof.rate, default=None)
+    if peak and stream and flops / peak.rate > traffic.bytes / stream.rate:
         return "compute", peak
     if not stream and flops and not traffic.bytes:
         return "compute", None
@@ -140,17 +140,16 @@ def spec_of(device: Device | None, bound: str, peak: str, clock_mhz: float | Non
     )
 
 
-def impossible(rate: float, spec: Spec, roof_ratios: Sequence[float], scale: float, roof_name: str) -> str | None:
+def impossible(rate: float, spec: Spec, shares: Sequence[float], roof_name: str) -> str | None:
     """Why a result cannot be, None where it can.
 
     Args:
         rate: GB/s or TFLOP/s.
-        roof_ratios: time of the probe over time of the kernel, per round.
-        scale: work of the kernel over work of the probe.
+        shares: of the measured roof, per round; empty where that bounds nothing.
     """
     if spec.limit is not None and rate > spec.limit:
         return f"{rate:.4g} exceeds the {spec.limit:.4g} that the device can do"
-    low, _ = engine.median_interval([ratio * scale for ratio in roof_ratios])
-    if low > MEASURED_SLACK:
+    low, _ = engine.median_interval(shares)
+    if len(shares) >= LEAST_ROUNDS and low > MEASURED_SLACK:
         return f"{low:.0%} of the measured {roof_name} roof at least, with 95 % confidence"
     return None

@@ -36,6 +36,7 @@ class Rules:
     min_s: float = 0.5
     warmup_s: float = 0.05
     min_samples: int = 30
+    min_turns: int = 6  # between the least and the greatest of five lies the median in 94 % of cases, of six in 97 %
     max_ci95_rel: float = 0.005
     warmup_agreement: float = 0.01
     turn_s: float = 0.01
@@ -59,6 +60,7 @@ class Lane:
     Args:
         calls: one launch per rotated buffer.
         prepare: run before each launch on buffer i, outside the time.
+        per_sample: launches back to back, never two on one buffer.
     """
 
     name: str
@@ -66,7 +68,8 @@ class Lane:
     prepare: Callable[[int], object] = lambda _: None
     per_sample: int = 1
     per_turn: int = 1
-    seconds: float = 0.0  # of one launch, as first seen
+    seconds: float = 0.0  # of one launch, once warm
+    short: bool = False  # even a launch on every buffer does not hide what an empty launch takes
     at: int = 0
     samples: list[float] = field(default_factory=list)
     turns: list[float] = field(default_factory=list)  # median of each turn
@@ -119,10 +122,15 @@ def median_interval(samples: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def ci95_rel(samples: Sequence[float]) -> float:
-    """Half the width of `median_interval`, over the median."""
-    low, high = median_interval(samples)
-    return (high - low) / 2 / float(np.median(samples))
+def ci95_rel(turns: Sequence[float]) -> float:
+    """Half the width of `median_interval`, over the median.
+
+    Args:
+        turns: medians of turns. Samples of one turn resemble each other: as samples of their own they would
+            make the interval too narrow.
+    """
+    low, high = median_interval(turns)
+    return (high - low) / 2 / float(np.median(turns))
 
 
 def floor(clock: Clock, launch: Call) -> float:
@@ -147,12 +155,15 @@ def measure(
         MeasurementError: the clock runs backwards, stands still or is too coarse.
     """
     lanes = [kernel, *([roof] if roof else []), *rivals]
+    warmed_s = 0.0
     for lane in lanes:
         _size(lane, clock, rules, floor_s)
-    warmed_s = sum(_warm_up(lane, clock, rules) for lane in lanes)
+        warmed_s += _warm_up(lane, clock, rules)
+        _size(lane, clock, rules, floor_s)
     deadline = clock.now() + rules.cap_s
     clocks: list[float] = []
     pauses = rounds = 0
+    throttled = False
     next_check = rules.min_samples
     while True:
         turns = [(lane, _turn(lane, clock, rules)) for lane in (lanes if rounds % 2 == 0 else lanes[::-1])]
@@ -163,6 +174,7 @@ def measure(
             pauses += 1
             clock.sleep(0.05 * 2**pauses)  # the round is thrown away; cool down
             continue
+        throttled |= hot
         if not hot:
             pauses = 0
         for lane, samples in turns:
@@ -173,10 +185,14 @@ def measure(
         n, late = len(kernel.samples), clock.now() >= deadline
         if late or n >= next_check:
             next_check = max(next_check + 1, int(1.15 * n))
-            enough = n >= rules.min_samples and sum(kernel.samples) * kernel.per_sample >= rules.min_s
-            if late or (enough and ci95_rel(kernel.samples) <= rules.max_ci95_rel):
+            enough = (
+                n >= rules.min_samples
+                and len(kernel.turns) >= rules.min_turns
+                and sum(kernel.samples) * kernel.per_sample >= rules.min_s
+            )
+            if late or (enough and ci95_rel(kernel.turns) <= rules.max_ci95_rel):
                 break
-    status, reason = _judge(kernel, rules, hot=pauses > 0)
+    status, reason = _judge(kernel, rules, throttled=throttled)
     held = float(np.median(clocks)) if clocks else None
     return Measurement(kernel, roof, list(rivals), status, reason, held, floor_s, warmed_s)
 
@@ -187,25 +203,29 @@ def _is_throttled(reading: Reading, nominal_mhz: float | None, rules: Rules) -> 
     return reading.throttled or reading.clock_mhz < rules.throttle_share * nominal_mhz
 
 
-def _judge(kernel: Lane, rules: Rules, *, hot: bool) -> tuple[str, str | None]:
-    if hot:
+def _judge(kernel: Lane, rules: Rules, *, throttled: bool) -> tuple[str, str | None]:
+    if throttled:
         return (
             "THROTTLED",
             f"below {rules.throttle_share:.0%} of its clock, {rules.throttle_retries} pauses did not help",
         )
-    n, relative = len(kernel.samples), ci95_rel(kernel.samples)
-    first, last = kernel.samples[: n // 2], kernel.samples[n // 2 :]
+    n, relative, half = len(kernel.samples), ci95_rel(kernel.turns), len(kernel.turns) // 2
+    first, last = kernel.turns[:half], kernel.turns[half:]
     ordered = np.sort(kernel.samples)
     middle = np.diff(ordered[n // 4 : -(n // 4) or None])
     if n < rules.min_samples:
         return "NOISY", f"{n} samples fitted into {rules.cap_s:g} s; {rules.min_samples} are needed"
+    if len(kernel.turns) < rules.min_turns:
+        return "NOISY", f"{len(kernel.turns)} turns fitted into {rules.cap_s:g} s; {rules.min_turns} are needed"
     if middle.size and middle.max() > rules.gap * kernel.median_s:
         return "NOISY", f"bimodal: a gap of {middle.max() / kernel.median_s:.0%} in the middle half of the samples"
-    change = float(np.median(last) / np.median(first)) - 1
+    change = float(np.median(last) / np.median(first)) - 1 if first else 0.0
     if abs(change) > rules.drift and _apart(first, last):
         return "NOISY", f"drifts: the last half is {change:+.1%} against the first"
     if relative > rules.max_ci95_rel:
         return "NOISY", f"95 % interval of +-{relative:.1%} after {n} samples"
+    if kernel.short:
+        return "NOISY", f"too short: {kernel.per_sample} launches take less than {rules.window_floors:g} empty ones"
     return "OK", None
 
 
@@ -224,34 +244,34 @@ def _seconds(clock: Clock, calls: Sequence[Call], *, may_be_zero: bool = False) 
     return seconds
 
 
-def _sample(lane: Lane, clock: Clock) -> float:
+def _sample(lane: Lane, clock: Clock, *, may_be_zero: bool = False) -> float:
     """Seconds of one launch, the mean of `per_sample` back to back."""
     chosen = [(lane.at + i) % len(lane.calls) for i in range(lane.per_sample)]
     lane.at = (chosen[-1] + 1) % len(lane.calls)
     for i in chosen:
         lane.prepare(i)
-    return _seconds(clock, [lane.calls[i] for i in chosen]) / lane.per_sample
+    return _seconds(clock, [lane.calls[i] for i in chosen], may_be_zero=may_be_zero) / lane.per_sample
 
 
 def _size(lane: Lane, clock: Clock, rules: Rules, floor_s: float) -> None:
     """Choose launches per sample, so that floor and resolution vanish in it, and samples per turn."""
-    window = max(rules.window_floors * floor_s, rules.window_steps * clock.resolution_s)
-    count = 1
+    finest = rules.window_steps * clock.resolution_s
+    window, most = max(rules.window_floors * floor_s, finest), len(lane.calls)
+    lane.per_sample = 1
     while True:
-        calls = [lane.calls[(lane.at + i) % len(lane.calls)] for i in range(count)]
-        lane.prepare(lane.at)
-        seconds = _seconds(clock, calls, may_be_zero=True)
-        if seconds >= window:
+        lane.seconds = float(np.median([_sample(lane, clock, may_be_zero=True) for _ in range(3)]))
+        sample_s = lane.seconds * lane.per_sample
+        if sample_s >= window or lane.per_sample == most:
             break
-        if count >= 1 << 20:
-            raise MeasurementError(
-                f"the clock {clock.name} is too coarse: {count} launches took {seconds:g} s, "
-                f"a sample needs {window:g} s"
-            )
-        count = min(1 << 20, max(2 * count, math.ceil(1.2 * count * window / seconds) if seconds else 0))
-    lane.per_sample = count
-    lane.seconds = seconds / count
-    lane.per_turn = max(1, min(10, round(rules.turn_s / seconds)))
+        wanted = math.ceil(1.2 * window / lane.seconds) if lane.seconds else most
+        lane.per_sample = min(most, max(2 * lane.per_sample, wanted))
+    if sample_s < finest:
+        raise MeasurementError(
+            f"the clock {clock.name} is too coarse: {lane.per_sample} launches took {sample_s:g} s, "
+            f"a sample needs {finest:g} s"
+        )
+    lane.short = sample_s < window
+    lane.per_turn = max(1, min(10, round(rules.turn_s / sample_s)))
 
 
 def _warm_up(lane: Lane, clock: Clock, rules: Rules) -> float:

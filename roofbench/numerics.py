@@ -54,6 +54,10 @@ class Expected(ABC):
         """The same with the columns (last axis) moved on by `shift`, the last ones to the front."""
         raise TypeError(f"{type(self).__name__} has no columns")
 
+    def signed(self, signs: Array) -> Expected:
+        """The same with each row (all axes but the last) times its sign."""
+        raise TypeError(f"{type(self).__name__} has no rows")
+
 
 @dataclass(frozen=True, slots=True)
 class Stack(Expected):
@@ -121,6 +125,9 @@ class Close(Expected):
     def rolled(self, shift: int) -> Close:
         return replace(self, value=np.roll(self.value, shift, -1), spread=np.roll(self.spread, shift, -1))
 
+    def signed(self, signs: Array) -> Close:
+        return replace(self, value=self.value * signs[..., None])
+
 
 @dataclass(frozen=True, slots=True)
 class Sampled(Expected):
@@ -155,6 +162,9 @@ class Sampled(Expected):
     def rolled(self, shift: int) -> Sampled:
         columns = (self.columns + shift) % self.signs.size
         return replace(self, columns=columns, signs=np.roll(self.signs, shift))
+
+    def signed(self, signs: Array) -> Sampled:
+        return replace(self, sample=self.sample.signed(signs), projected=self.projected * signs)
 
 
 def _project(y: Array, signs: Array) -> Array:

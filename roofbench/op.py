@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -97,7 +97,7 @@ _FIVE = ("llama-3.1-8b", "llama-3.1-70b", "qwen3-32b", "qwen3-30b-a3b", "gpt-oss
 SUITES = {
     suite.name: suite
     for suite in (
-        Suite("quick", 1.0, 0.1, 55.0, ("llama-3.1-8b", "qwen3-30b-a3b")),
+        Suite("quick", 1.0, 0.1, 48.0, ("llama-3.1-8b", "qwen3-30b-a3b")),
         Suite("standard", 3.0, 0.5, 570.0, ("llama-3.1-8b", "qwen3-30b-a3b", "gpt-oss-20b")),
         Suite("full", 15.0, 0.5, math.inf, _FIVE),
     )
@@ -157,19 +157,31 @@ class Traffic:
 PROBE_READ_SHARE = {"read": 1.0, "triad": 2 / 3, "copy": 0.5, "write": 0.0}
 
 
+class Drawn(NamedTuple):
+    """Contents of some inputs, drawn for one launch, and the key by which `Instance.expect` knows them."""
+
+    contents: Arrays
+    key: Any
+
+
+def nothing(_: np.random.Generator) -> Drawn:
+    """Inputs stay as they are."""
+    return Drawn({}, None)
+
+
 @dataclass(slots=True)
 class Instance:
     """One set of arrays of a problem, and what a launch on them must give.
 
     Args:
         arrays: every argument, inputs filled, outputs allocated.
-        expect: activations of variant v -> what each output must hold after a launch.
+        expect: key of the contents that were drawn -> what each output must hold after a launch.
         spots: draws a few elements of each output, by their index in memory, that the next launch must
             write: they are overwritten before it, so that a launch that does nothing is found out.
     """
 
     arrays: Arrays
-    expect: Callable[[int], dict[str, Expected]]
+    expect: Callable[[Any], dict[str, Expected]]
     spots: Callable[[np.random.Generator], Arrays]
 
 
@@ -179,12 +191,11 @@ class Problem:
 
     Args:
         instances: distinct buffers with distinct contents, rotated so that caches stay cold.
-        variants: contents for the activations; one of all but the last is copied in before every
-            timed launch, the last is kept for the check after timing.
+        draw: other activations for each launch, so that no launch can know its result from an earlier one.
     """
 
     instances: list[Instance]
-    variants: list[Arrays]
+    draw: Callable[[np.random.Generator], Drawn] = nothing
 
 
 def instances_for(touched: int, cold_bytes: int) -> int:
@@ -236,8 +247,12 @@ class Op(ABC):
         """Useful, dense floating-point operations: 2 for a multiply-add, nothing for padding."""
 
     def warm(self, case: Case) -> bool:
-        """Whether the case is measured with warm caches too, as a row of its own."""
+        """Whether the case is measured with warm caches too, as a row of its own, where its bytes fit them."""
         return False
+
+    def touched(self, case: Case, arrays: Mapping[str, Array]) -> Iterator[Array]:
+        """The memory of an instance that one launch may touch."""
+        yield from arrays.values()
 
     def footprint(self, case: Case, cold_bytes: int) -> int:
         """Bytes of memory that its problem and its references take, about."""
@@ -246,7 +261,11 @@ class Op(ABC):
 
     @abstractmethod
     def problem(self, case: Case, seed: int, cold_bytes: int) -> Problem:
-        """Fill buffers so that at least `cold_bytes` are touched before any of them is touched again."""
+        """Fill buffers so that at least `cold_bytes` are touched before any of them is touched again.
+
+        Args:
+            cold_bytes: 0 for a warm row, whose instances share all that is large.
+        """
 
     @abstractmethod
     def reference(self, format: str, arrays: Mapping[str, Any], *, random: bool = True) -> dict[str, Expected]:

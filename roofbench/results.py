@@ -77,6 +77,7 @@ class Row(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     kernel_sha256: str | None = None
     floor_s: float | None = None
     launches_per_sample: int | None = None
+    samples_per_turn: int | None = None
     buffers: int | None = None
 
     @property

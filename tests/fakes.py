@@ -81,10 +81,10 @@ class Machine:
 
         return Lane(name, [call] * buffers)
 
-    def measure(self, kernel, roof=None, rivals=(), rules=RULES, floor_s=0.0):
+    def measure(self, kernel, roof=None, rivals=(), rules=RULES, floor_s=0.0, buffers=5):
         lanes = [self.lane(f"rival {i}", seconds) for i, seconds in enumerate(rivals)]
         return engine.measure(
-            self.lane("kernel", kernel),
+            self.lane("kernel", kernel, buffers),
             self.clock,
             self.telemetry,
             rules,

@@ -25,8 +25,8 @@ ROOFS = {name: roof(name, rate) for name, rate in zip(KINDS, (40e9, 30e9, 35e9, 
         (Traffic(10**9, 10**9), 0, "bandwidth", "copy"),
         (Traffic(2 * 10**9, 10**9), 0, "bandwidth", "triad"),
         (Traffic(10**6, 10**6), 10**10, "compute", "fma"),  # the better of the two peaks
-        (Traffic(44 * 10**6, 0), 480 * 10**6, "bandwidth", "read"),  # 1.100 ms against 1.091 ms
-        (Traffic(44 * 10**6, 0), 490 * 10**6, "compute", "fma"),  # 1.100 ms against 1.114 ms
+        (Traffic(44 * 10**6, 0), 490 * 10**6, "bandwidth", "read"),  # 1.100 ms against 1.089 ms
+        (Traffic(44 * 10**6, 0), 500 * 10**6, "compute", "fma"),  # 1.100 ms against 1.111 ms
     ],
 )
 def test_the_slower_of_two_times_bounds_a_row(traffic, flops, bound, name):
@@ -48,19 +48,19 @@ class TestSpec:
         spec = spec_of(device_of("rtx-5090"), "compute", "bf16", 2850)
         assert spec.value == 209.5
         assert spec.at_clock == pytest.approx(248.06, abs=0.01)
-        assert impossible(248, spec, [], 0, "") is None
-        assert impossible(253, spec, [], 0, "") is not None
+        assert impossible(248, spec, [], "") is None
+        assert impossible(253, spec, [], "") is not None
 
     def test_without_a_clock_the_highest_counts(self):
         spec = spec_of(device_of("rtx-5090"), "compute", "bf16", None)
         assert spec.at_clock is None
         assert spec.limit == pytest.approx(209.5 * 3.09 / 2.407)
-        assert impossible(253, spec, [], 0, "") is None
+        assert impossible(253, spec, [], "") is None
 
     def test_without_any_clock_there_is_no_verdict(self):
         spec = spec_of(device_of("mac-studio-m4-max"), "compute", "f16", None)
         assert spec == Spec(16.16, None, None)
-        assert impossible(18.4, spec, [], 0, "") is None
+        assert impossible(18.4, spec, [], "") is None
 
     def test_a_type_may_have_a_clock_of_its_own(self):
         """The H100's f32 peak assumes 1.98 GHz, its tensor peaks 1.83 GHz."""
@@ -87,19 +87,21 @@ class TestImpossible:
 
     def test_bandwidth_above_spec(self):
         spec = spec_of(device_of("mac-studio-m3-ultra"), "bandwidth", "f16", None)
-        assert impossible(819.2, spec, [], 0, "") is None
-        assert impossible(819.3, spec, [], 0, "") == "819.3 exceeds the 819.2 that the device can do"
+        assert impossible(819.2, spec, [], "") is None
+        assert impossible(819.3, spec, [], "") == "819.3 exceeds the 819.2 that the device can do"
 
     @pytest.mark.parametrize(("ratio", "wrong"), [(1.0, False), (1.029, False), (1.031, True), (2.0, True)])
     def test_the_measured_roof_may_be_beaten_by_3_percent(self, ratio, wrong):
-        assert bool(impossible(1, self.free, [ratio] * 30, 1, "read")) == wrong
+        assert bool(impossible(1, self.free, [ratio] * 30, "read")) == wrong
 
     def test_the_whole_interval_must_be_above(self):
         wide = [0.9, 1.3] * 15
-        assert impossible(1, self.free, wide, 1, "read") is None
+        assert impossible(1, self.free, wide, "read") is None
 
-    def test_one_round_is_no_evidence(self):
-        assert impossible(1, self.free, [5.0], 1, "read") is None
+    def test_few_rounds_are_no_evidence(self):
+        """A bootstrap of five agrees with itself too easily."""
+        assert impossible(1, self.free, [5.0] * 7, "read") is None
+        assert impossible(1, self.free, [5.0] * 8, "read") is not None
 
 
 def test_calibration_measures_every_variant_and_keeps_the_best():
@@ -131,10 +133,10 @@ def test_every_variant_of_every_probe_does_its_work(kind):
         (instance,) = OPS["probe"].problem(case, 0, 0).instances
         for way in CPU.probe_variants(kind).values():
             for threads in (1, 0, 3):
-                for name in instance.expect(0):
+                for name in instance.expect(None):
                     poison(instance.arrays[name])
                 CPU.bind("probe", "f32", {**case.dims, **way, "threads": threads}, instance.arrays)()
-                for name, expected in instance.expect(0).items():
+                for name, expected in instance.expect(None).items():
                     assert expected.error(instance.arrays[name], Limit(1)) == 0, (n, way, threads)
                     assert guards_intact(instance.arrays[name])
 

@@ -160,7 +160,7 @@ class TestSampled:
         w = data.weights(rng, (self.n, self.k), "bf16", "bf16")
         x = rng.standard_normal((self.m, self.k))
         types = OPS["gemv"].types("bf16")
-        (known,) = linear.sampled([x], w, types, rng)
+        known = linear.sampled(x, w, types, rng)
         y = (x @ formats.unpack(w, "bf16", np.float64).T).astype(formats.DTYPES["bf16"])
         return y, known
 
@@ -192,7 +192,6 @@ class TestSampled:
 
     def test_an_unwritten_tail_fails(self, large):
         y, known = large
-        numerics.poison(y[:, -1:].copy())
         y[-1, -1] = np.nan
         assert known.error(y, Limit(64)) == math.inf
 
@@ -201,6 +200,13 @@ class TestSampled:
         y, known = large
         assert known.rolled(shift).error(np.roll(y, shift, axis=-1), Limit(64)) <= 1
         assert known.rolled(shift).error(y, Limit(64)) > 1
+
+    def test_takes_the_signs_of_its_rows(self, large):
+        y, known = large
+        signs = np.where(np.arange(self.m) % 3, 1.0, -1.0)
+        turned = (y.astype(np.float32) * signs[:, None]).astype(y.dtype)
+        assert known.signed(signs).error(turned, Limit(64)) <= 1
+        assert known.signed(signs).error(y, Limit(64)) > 1
 
 
 class TestGuards:

@@ -7,8 +7,9 @@ from support import CPU, every_format, hazards, inputs, limit
 
 from roofbench.models import model_of, models
 from roofbench.numerics import Exact, guards_intact
-from roofbench.op import SUITES, TYPES, Case, Traffic, instances_for
+from roofbench.op import SUITES, TYPES, Case, Traffic, instances_for, nothing
 from roofbench.ops import OPS, op_of
+from roofbench.ops._product import WARM_PAIRS
 from roofbench.ops.probe import KINDS, PEAKS, probes
 
 GEMV = {"M": 1, "N": 4096, "K": 4096}
@@ -139,8 +140,8 @@ def test_buffers_to_rotate(touched, cold, count):
 
 @pytest.mark.parametrize(("op", "format"), every_format())
 def test_problem(op, format):
-    """Buffers differ in place and contents, and a launch on each gives what it expects, for every variant."""
-    case, contract = small(op, format), OPS[op]
+    """Buffers differ in place and contents, and each launch on one gives what it expects, unlike the one before."""
+    case, contract, rng = small(op, format), OPS[op], np.random.default_rng(0)
     problem = contract.problem(case, 3, 3 * contract.traffic(case).bytes + 1)
     outputs = [name for name, arg in contract.signature(format, case.dims).items() if arg.role != "in"]
     assert len(problem.instances) >= 4
@@ -148,29 +149,46 @@ def test_problem(op, format):
         places = [instance.arrays[name].ctypes.data for instance in problem.instances]
         assert len(set(places)) == len(places)
     results = set()
+    draws = 1 if problem.draw is nothing else 4
     for instance in problem.instances:
-        for variant, contents in enumerate(problem.variants):
-            for name, array in contents.items():
+        for _ in range(draws):
+            drawn = problem.draw(rng)
+            for name, array in drawn.contents.items():
                 instance.arrays[name][...] = array
             CPU.run(op, format, instance.arrays)
-            for name, expected in instance.expect(variant).items():
+            for name, expected in instance.expect(drawn.key).items():
                 assert expected.error(instance.arrays[name], limit(op, format, case.dims)) <= 1
                 assert guards_intact(instance.arrays[name])
             results.add(b"".join(instance.arrays[name].tobytes() for name in outputs))
-    assert len(results) == len(problem.instances) * len(problem.variants)
+    assert len(results) == len(problem.instances) * draws
+
+
+@pytest.mark.parametrize("op", ["gemv", "gemv_moe", "gemm"])
+def test_a_product_of_other_activations_is_wrong(op):
+    """Every draw differs from the last by far more than the bound allows."""
+    case, contract, rng = small(op, "bf16"), OPS[op], np.random.default_rng(0)
+    problem = contract.problem(case, 3, 1)
+    instance = problem.instances[0]
+    for _ in range(20):
+        first, second = problem.draw(rng), problem.draw(rng)
+        for name, array in first.contents.items():
+            instance.arrays[name][...] = array
+        CPU.run(op, "bf16", instance.arrays)
+        for name, expected in instance.expect(second.key).items():
+            assert expected.error(instance.arrays[name], limit(op, "bf16", case.dims)) > 10
 
 
 @pytest.mark.parametrize(("op", "format"), every_format())
 def test_a_spoilt_output_is_wrong_until_the_next_launch(op, format):
     case, contract, rng = small(op, format), OPS[op], np.random.default_rng(0)
-    (instance,) = contract.problem(case, 4, 0).instances
-    for name, array in contract.problem(case, 4, 0).variants[0].items():
+    problem = contract.problem(case, 4, 0)
+    instance, drawn = problem.instances[0], problem.draw(rng)
+    for name, array in drawn.contents.items():
         instance.arrays[name][...] = array
-    outputs = [name for name, arg in contract.signature(format, case.dims).items() if arg.role != "in"]
 
     def worst():
         bound = limit(op, format, case.dims)
-        return max(what.error(instance.arrays[name], bound) for name, what in instance.expect(0).items())
+        return max(what.error(instance.arrays[name], bound) for name, what in instance.expect(drawn.key).items())
 
     CPU.run(op, format, instance.arrays)
     assert worst() <= 1
@@ -181,7 +199,13 @@ def test_a_spoilt_output_is_wrong_until_the_next_launch(op, format):
         assert worst() > 1
         CPU.run(op, format, instance.arrays)
         assert worst() <= 1
-    assert outputs
+
+
+def test_a_warm_row_has_many_pairs_of_x_and_y_on_one_w():
+    """Short launches share a sample, and none may find its own inputs of before."""
+    problem = OPS["gemv"].problem(small("gemv", "int4"), 0, 0)
+    assert len({instance.arrays["y"].ctypes.data for instance in problem.instances}) == WARM_PAIRS
+    assert len({instance.arrays["w"].ctypes.data for instance in problem.instances}) == 1
 
 
 def test_experts_rotate_before_weights_are_copied():

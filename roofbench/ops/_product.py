@@ -4,18 +4,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from roofbench import data
 from roofbench.formats import DTYPES, FORMATS, Array, Parts, unpack
-from roofbench.numerics import Close, Expected, Sampled, aligned, to_f64
-from roofbench.op import Arrays, Types
+from roofbench.numerics import Close, Sampled, aligned, to_f64
+from roofbench.op import Arrays, Drawn, Types
 
-SAMPLE_FLOPS = 1e9  # products above this are checked on some whole columns and a projection
+SAMPLE_FLOPS = 1e9  # GEMMs above this are checked on some whole columns and a projection
 SAMPLE_COLUMNS = 256
-VARIANTS = 3  # contents of x, the last of them unseen until timing is over
+WARM_PAIRS = 64  # of x and y, that share the weights of a warm row
+MOST_BLOCKS = 16  # of K: 65536 contents of one row of x
+_PARTIALS_BYTES = 64 << 20
+_SIGN_BITS = {  # of an element, or of all codes in a word
+    "f32": 1 << 31,
+    "f16": 1 << 15,
+    "bf16": 1 << 15,
+    "fp8": 0x80,
+    "mxfp8": 0x80808080,
+    "mxfp4": 0x88888888,
+    "nvfp4": 0x88888888,
+}
 _CHUNK = 1 << 20  # weights decoded at a time: 8 MB of float64, about a cache
 
 
@@ -40,11 +52,63 @@ def activations(arrays: Mapping[str, Any], types: Types) -> Array:
     return to_f64(arrays["x"])
 
 
-def random_activations(rng: np.random.Generator, shape: tuple[int, ...], types: Types) -> list[Arrays]:
-    """`VARIANTS` standard normal contents of x, in the format that the row's name says."""
-    if types.x in DTYPES and types.x != "fp8":
-        return [{"x": data.normal(rng, shape, DTYPES[types.x])} for _ in range(VARIANTS)]
-    return [data.weights(rng, shape, types.x, types.y, prefix="x") for _ in range(VARIANTS)]
+class Inputs:
+    """x, drawn anew for each launch: one normal content, each block of K of each row with a random sign.
+
+    A product is linear in x, so what a launch must give follows from the products of the blocks.
+
+    Args:
+        shape: (..., K) of x.
+        blocks: of K; 1 where x is stored in a packed format.
+    """
+
+    def __init__(self, rng: np.random.Generator, shape: tuple[int, ...], types: Types, blocks: int = 1) -> None:
+        if types.x in DTYPES and types.x != "fp8":
+            self.stored: Arrays = {"x": data.normal(rng, shape, DTYPES[types.x])}
+        else:
+            self.stored = data.weights(rng, shape, types.x, types.y, prefix="x")
+        self.values = activations(self.stored, types)
+        self.edges = np.linspace(0, shape[-1], blocks + 1).astype(int)
+        self._rows = shape[:-1]
+        self._bits = _SIGN_BITS[types.x]
+
+    @property
+    def blocks(self) -> list[slice]:
+        return [slice(a, b) for a, b in zip(self.edges[:-1], self.edges[1:], strict=True)]
+
+    def draw(self, rng: np.random.Generator) -> Drawn:
+        """The key is the signs, (*rows, blocks)."""
+        flips = rng.integers(0, 2, (*self._rows, len(self.edges) - 1), np.uint8)
+        x = self.stored["x"]
+        raw = x.view(f"u{x.itemsize}")
+        mask = flips * raw.dtype.type(self._bits)
+        if mask.shape[-1] > 1:
+            mask = np.repeat(mask, np.diff(self.edges), axis=-1)
+        return Drawn({**self.stored, "x": (raw ^ mask).view(x.dtype)}, 1.0 - 2.0 * flips)
+
+
+def blocks_for(rows: int, n: int, k: int) -> int:
+    """How many blocks of K to tell apart, so that their products of `rows` x and n columns take 64 MB at most."""
+    return max(1, min(MOST_BLOCKS, k, _PARTIALS_BYTES // max(8 * rows * n, 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Partials:
+    """Products of each block of K by itself, for x of any signs.
+
+    Args:
+        values: (*rows, blocks, N) float64.
+        spread: (*rows, N), of all blocks together.
+        y: type of the output.
+    """
+
+    values: Array
+    spread: Array
+    y: str
+
+    def signed(self, signs: Array) -> Close:
+        """The whole, for signs (*rows, blocks)."""
+        return Close(np.matmul(signs[..., None, :], self.values)[..., 0, :], self.spread, self.y)
 
 
 def at(parts: Parts, index: Any) -> Parts:
@@ -70,23 +134,41 @@ def rolled(parts: Parts, shift: int) -> Parts:
     return out
 
 
+def copies(base: Parts, count: int) -> Iterator[tuple[int, Parts]]:
+    """A matrix `count` times in memory of its own, with the shift by which its rows were moved on."""
+    n = next(iter(base.values())).shape[_rank(base) - 2]
+    for i in range(count):
+        shift = i * n // count
+        yield shift, rolled(base, shift) if i else base
+
+
 def product(x: Array, parts: Parts, types: Types, *, random: bool = True) -> Close:
-    """Every element of ``x (M, K) @ w (N, K).T``, and its spread.
+    """Every element of ``x (M, K) @ w (N, K).T``, and its spread."""
+    values, spread = products(x, parts, types, [slice(None)], random=random)
+    return Close(values[:, 0], spread, types.y, random)
+
+
+def products(x: Array, parts: Parts, types: Types, blocks: list[slice], *, random: bool = True) -> tuple[Array, Array]:
+    """The same, each block of K by itself.
 
     Args:
         x: (M, K) float64.
         parts: one stored (N, K) matrix.
         random: data has random signs; the spread is then ||w o x||_2, else sum |w x|.
+
+    Returns:
+        Products (M, blocks, N), and the spread (M, N) of all blocks together.
     """
-    value = np.zeros((x.shape[0], parts["w"].shape[0]))
-    spread = np.zeros_like(value)
+    values = np.zeros((x.shape[0], len(blocks), parts["w"].shape[0]))
+    spread = np.zeros((x.shape[0], parts["w"].shape[0]))
     with np.errstate(all="ignore"):
         other = np.square(x) if random else np.abs(x)
         for rows, w in _chunks(parts, types.w):
-            value[:, rows] = x @ w.T
+            for i, block in enumerate(blocks):
+                values[:, i, rows] = x[:, block] @ w[:, block].T
             np.square(w, out=w) if random else np.abs(w, out=w)
             spread[:, rows] = other @ w.T
-        return Close(value, np.sqrt(spread) if random else spread, types.y, random)
+        return values, np.sqrt(spread) if random else spread
 
 
 def _chunks(parts: Parts, fmt: str) -> Iterator[tuple[slice, Array]]:
@@ -97,25 +179,16 @@ def _chunks(parts: Parts, fmt: str) -> Iterator[tuple[slice, Array]]:
         yield rows, unpack(at(parts, rows), fmt, np.float64)
 
 
-def sampled(xs: list[Array], parts: Parts, types: Types, rng: np.random.Generator) -> list[Sampled]:
-    """For each x (M, K): whole columns drawn at random, and the projection of every column."""
+def sampled(x: Array, parts: Parts, types: Types, rng: np.random.Generator) -> Sampled:
+    """Whole columns of ``x (M, K) @ w (N, K).T`` drawn at random, and the projection of every column."""
     n = parts["w"].shape[0]
     columns = np.sort(rng.choice(n, min(n, SAMPLE_COLUMNS), replace=False))
     signs = rng.choice([-1.0, 1.0], n)
     some = at(parts, columns)
-    projection = np.zeros(xs[0].shape[1])
+    projection = np.zeros(x.shape[1])
     for rows, w in _chunks(parts, types.w):
         projection += signs[rows] @ w
-    return [Sampled(columns, product(x, some, types), signs, x @ projection) for x in xs]
-
-
-def expected(xs: list[Array], parts: Parts, types: Types, rng: np.random.Generator) -> list[Expected]:
-    """For each x (M, K): every element where that is quick, a sample where the product is large."""
-    m, k = xs[0].shape
-    if 2.0 * m * k * parts["w"].shape[0] > SAMPLE_FLOPS:
-        return list(sampled(xs, parts, types, rng))
-    whole = product(np.concatenate(xs), parts, types)
-    return [Close(whole.value[i : i + m], whole.spread[i : i + m], types.y) for i in range(0, m * len(xs), m)]
+    return Sampled(columns, product(x, some, types), signs, x @ projection)
 
 
 def anywhere(**outputs: Array) -> Callable[[np.random.Generator], Arrays]:

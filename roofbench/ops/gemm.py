@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from roofbench import data
-from roofbench.formats import FORMATS
+from roofbench.formats import FORMATS, Array, Parts
 from roofbench.models import Model
 from roofbench.numerics import Expected, Stack, aligned
 from roofbench.op import (
@@ -97,27 +97,27 @@ class Gemm(Op):
         rng = np.random.default_rng(seed)
         types = case.types
         b, m, n, k, w_batch = (case.dims[name] for name in ("B", "M", "N", "K", "w_batch"))
-        variants = linear.random_activations(rng, (b, m, k), types)
+        inputs = linear.Inputs(rng, (b, m, k), types)
         base = data.weights(rng, (w_batch, n, k), types.w, types.x)
-        decoded = [linear.activations(v, types) for v in variants]
-        # known[batch][variant]
-        known = [
-            linear.expected([x[i] for x in decoded], linear.at(base, i if w_batch > 1 else 0), types, rng)
-            for i in range(b)
-        ]
 
-        def instance(shift: int) -> Instance:
-            weights = linear.rolled(base, shift) if shift else base
+        def known(i: int) -> Expected:
+            x, w = inputs.values[i], linear.at(base, i if w_batch > 1 else 0)
+            large = 2.0 * m * n * k > linear.SAMPLE_FLOPS
+            return linear.sampled(x, w, types, rng) if large else linear.product(x, w, types)
+
+        batches = [known(i) for i in range(b)]
+
+        def instance(shift: int, weights: Parts) -> Instance:
             y = aligned((b, m, n), dtype_of(types.y))
-            x = {name: aligned(array.shape, array.dtype) for name, array in variants[0].items()}
+            x = {name: aligned(array.shape, array.dtype) for name, array in inputs.stored.items()}
 
-            def expect(v: int) -> dict[str, Expected]:
-                return {"y": Stack(b, lambda i: known[i][v].rolled(shift))}
+            def expect(signs: Array) -> dict[str, Expected]:
+                return {"y": Stack(b, lambda i: batches[i].signed(signs[i, :, 0]).rolled(shift))}
 
             return Instance({**x, **weights, "y": y}, expect, linear.anywhere(y=y))
 
         count = instances_for(self.traffic(case).bytes, cold_bytes)
-        return Problem([instance(i * (n // count + 1) % max(n, 1)) for i in range(count)], variants)
+        return Problem([instance(*copy) for copy in linear.copies(base, count)], inputs.draw)
 
     def reference(self, format: str, arrays: Mapping[str, Any], *, random: bool = True) -> dict[str, Expected]:
         types, x = self.types(format), linear.activations(arrays, self.types(format))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from roofbench import data
-from roofbench.formats import FORMATS
+from roofbench.formats import FORMATS, Parts
 from roofbench.models import Model
 from roofbench.numerics import Expected, aligned
 from roofbench.op import (
@@ -60,7 +60,7 @@ class Gemv(Op):
         return _WARM_FORMATS.get(suite, self.formats) if layer == _WARM_LAYER else self.formats
 
     def warm(self, case: Case) -> bool:
-        return f"/{_WARM_LAYER}/M1" in case.name
+        return case.name.endswith(f"/{_WARM_LAYER}/M1")
 
     def signature(self, format: str, dims: Mapping[str, int]) -> dict[str, Arg]:
         types = self.types(format)
@@ -87,18 +87,19 @@ class Gemv(Op):
     def problem(self, case: Case, seed: int, cold_bytes: int) -> Problem:
         rng = np.random.default_rng(seed)
         types, (m, n, k) = case.types, (case.dims[name] for name in "MNK")
-        variants = linear.random_activations(rng, (m, k), types)
+        inputs = linear.Inputs(rng, (m, k), types, linear.blocks_for(m, n, k))
         base = data.weights(rng, (n, k), types.w, types.x)
-        known = linear.expected([linear.activations(v, types) for v in variants], base, types, rng)
+        known = linear.Partials(*linear.products(inputs.values, base, types, inputs.blocks), types.y)
 
-        def instance(shift: int) -> Instance:
-            weights = linear.rolled(base, shift) if shift else base
+        def instance(shift: int, weights: Parts) -> Instance:
             y = aligned((m, n), dtype_of(types.y))
             arrays = {"x": aligned((m, k), dtype_of(types.x)), **weights, "y": y}
-            return Instance(arrays, lambda v: {"y": known[v].rolled(shift)}, linear.anywhere(y=y))
+            return Instance(arrays, lambda signs: {"y": known.signed(signs).rolled(shift)}, linear.anywhere(y=y))
 
+        if not cold_bytes:
+            return Problem([instance(0, base) for _ in range(linear.WARM_PAIRS)], inputs.draw)
         count = instances_for(self.traffic(case).bytes, cold_bytes)
-        return Problem([instance(i * (n // count + 1) % max(n, 1)) for i in range(count)], variants)
+        return Problem([instance(*copy) for copy in linear.copies(base, count)], inputs.draw)
 
     def reference(self, format: str, arrays: Mapping[str, Any], *, random: bool = True) -> dict[str, Expected]:
         types = self.types(format)

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from roofbench.op import (
     instances_for,
 )
 from roofbench.ops import _product as linear
+from roofbench.ops._product import Partials
 
 _SUITE_FORMATS = {"quick": ("bf16", "int4", "mxfp4"), "standard": ("bf16", "int4", "mxfp4")}
 _SUITE_LAYERS = {"quick": ("gate+up",), "standard": ("gate+up", "down")}
@@ -102,55 +105,59 @@ class GemvMoe(Op):
         launches = instances_for(self.traffic(case).bytes, cold_bytes)
         return 2 * held * -(-launches // max(1, case.dims["E"] // self.distinct(case)))
 
+    def touched(self, case: Case, arrays: Mapping[str, Array]) -> Iterator[Array]:
+        weights = linear.parts_of(arrays, "w")
+        yield from (array for name, array in arrays.items() if name not in weights)
+        for expert in np.unique(arrays["expert_ids"]):
+            yield from (part[expert : expert + 1] for part in weights.values())
+
     def problem(self, case: Case, seed: int, cold_bytes: int) -> Problem:
         rng = np.random.default_rng(seed)
         types, dims = case.types, case.dims
         signature = self.signature(case.format, dims)
-        variants = linear.random_activations(rng, signature["x"].shape, types)
-        decoded = [linear.activations(v, types) for v in variants]
-        base = data.weights(rng, (dims["E"], dims["N"], dims["K"]), types.w, types.x)
-        order, visited = rng.permutation(dims["E"]).astype(np.int32), self.distinct(case)
+        visited = self.distinct(case)
         count = instances_for(self.traffic(case).bytes, cold_bytes)
         per_copy = max(1, dims["E"] // visited)  # launches that share no expert, in one copy of w
-        copies: list[Parts] = []
+        outputs = min(count, per_copy) * dims["M"] * dims["top_k"]
+        inputs = linear.Inputs(rng, signature["x"].shape, types, linear.blocks_for(outputs, dims["N"], dims["K"]))
+        base = data.weights(rng, (dims["E"], dims["N"], dims["K"]), types.w, types.x)
+        order = rng.permutation(dims["E"]).astype(np.int32)
 
-        def instance(i: int) -> Instance:
-            copy, slot = divmod(i, per_copy)
-            shift = copy * (dims["N"] // 7 + 1) % dims["N"]
-            if copy == len(copies):
-                copies.append(linear.rolled(base, shift) if copy else base)
+        @cache
+        def visits(slot: int) -> tuple[Array, Partials]:
             ids = aligned(signature["expert_ids"].shape, np.int32)
             ids[...] = order[(slot * visited + np.arange(ids.size)) % dims["E"]].reshape(ids.shape)
+            return ids, _visit(inputs.values, base, ids, types, inputs.blocks)
+
+        def instance(slot: int, shift: int, weights: Parts) -> Instance:
+            ids, known = visits(slot)
             y = aligned(signature["y"].shape, signature["y"].dtype)
             x = aligned(signature["x"].shape, signature["x"].dtype)
-            known = _visit_all(decoded, base, ids, types)
             return Instance(
-                {"x": x, **copies[copy], "expert_ids": ids, "y": y},
-                lambda v: {"y": known[v].rolled(shift)},
+                {"x": x, **weights, "expert_ids": ids, "y": y},
+                lambda signs: {"y": known.signed(signs).rolled(shift)},
                 linear.anywhere(y=y),
             )
 
-        return Problem([instance(i) for i in range(count)], variants)
+        copies = linear.copies(base, -(-count // per_copy))
+        launches = ((slot, *copy) for copy in copies for slot in range(per_copy))
+        return Problem([instance(*launch) for launch in islice(launches, count)], inputs.draw)
 
     def reference(self, format: str, arrays: Mapping[str, Any], *, random: bool = True) -> dict[str, Expected]:
         types, weights = self.types(format), linear.parts_of(arrays, "w")
-        return {"y": _visit(linear.activations(arrays, types), weights, arrays["expert_ids"], types, random=random)}
+        x = linear.activations(arrays, types)
+        whole = _visit(x, weights, arrays["expert_ids"], types, [slice(None)], random=random)
+        return {"y": Close(whole.values[..., 0, :], whole.spread, types.y, random)}
 
 
-def _visit_all(xs: list[Array], weights: Parts, ids: Array, types: Types) -> list[Close]:
-    """`_visit` for several x, each expert decoded once."""
-    whole = _visit(np.concatenate(xs), weights, np.tile(ids, (len(xs), 1)), types)
-    m = len(ids)
-    return [Close(whole.value[i : i + m], whole.spread[i : i + m], types.y) for i in range(0, m * len(xs), m)]
-
-
-def _visit(x: Array, weights: Parts, ids: Array, types: Types, *, random: bool = True) -> Close:
-    """y (M, top_k, N) and its spread, expert by expert; x (M, x_slots, K) in float64."""
+def _visit(x: Array, weights: Parts, ids: Array, types: Types, blocks: list[slice], *, random: bool = True) -> Partials:
+    """Products of each token and its experts, expert by expert; x (M, x_slots, K) in float64."""
     x = np.broadcast_to(x, (*ids.shape, x.shape[-1]))
-    value = np.zeros((*ids.shape, weights["w"].shape[1]))
-    spread = np.zeros_like(value)
+    n = weights["w"].shape[1]
+    values, spread = np.zeros((*ids.shape, len(blocks), n)), np.zeros((*ids.shape, n))
     for expert in np.unique(ids):
         tokens = ids == expert
-        one = linear.product(x[tokens], linear.at(weights, expert), types, random=random)
-        value[tokens], spread[tokens] = one.value, one.spread
-    return Close(value, spread, types.y, random)
+        values[tokens], spread[tokens] = linear.products(
+            x[tokens], linear.at(weights, expert), types, blocks, random=random
+        )
+    return Partials(values, spread, types.y)

@@ -60,7 +60,7 @@ class KvAppend(Op):
 
     def problem(self, case: Case, seed: int, cold_bytes: int) -> Problem:
         count = instances_for(self.traffic(case).bytes, cold_bytes)
-        return Problem([self._instance(case, seed + i) for i in range(count)], [{}])
+        return Problem([self._instance(case, seed + i) for i in range(count)])
 
     def _instance(self, case: Case, seed: int) -> Instance:
         rng = np.random.default_rng(seed)

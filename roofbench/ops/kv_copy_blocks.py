@@ -84,7 +84,7 @@ class KvCopyBlocks(Op):
 
     def problem(self, case: Case, seed: int, cold_bytes: int) -> Problem:
         count = instances_for(self.traffic(case).bytes, cold_bytes)
-        return Problem([self._instance(case, seed + i) for i in range(count)], [{}])
+        return Problem([self._instance(case, seed + i) for i in range(count)])
 
     def _instance(self, case: Case, seed: int) -> Instance:
         """Every layer holds one layer's blocks, moved on by its number, so that one copy is enough to check all."""
@@ -100,7 +100,7 @@ class KvCopyBlocks(Op):
         pairs[...] = rng.permutation(dims["num_blocks"])[: pairs.size].reshape(2, -1).T
         arrays["block_mapping"] = pairs
 
-        def expect(_: int) -> dict[str, Expected]:
+        def expect(_: object) -> dict[str, Expected]:
             return {
                 name: Stack(shape[0], lambda i, one=base[name]: _copied(np.roll(one, i, axis=0), pairs))  # type: ignore[misc]
                 for name in _CACHES

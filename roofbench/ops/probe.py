@@ -67,7 +67,7 @@ class Probe(Op):
     def problem(self, case: Case, seed: int, cold_bytes: int) -> Problem:
         touched = self.traffic(case).bytes
         count = instances_for(touched, cold_bytes) if touched else 1
-        return Problem([self._instance(case, seed + i) for i in range(count)], [{}])
+        return Problem([self._instance(case, seed + i) for i in range(count)])
 
     def _instance(self, case: Case, seed: int) -> Instance:
         rng = np.random.default_rng(seed)
