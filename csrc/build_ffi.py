@@ -42,11 +42,23 @@ def openmp() -> list[str]:
         return [] if done.returncode else ["-fopenmp"]
 
 
+def level() -> list[str]:
+    """``["-march=native"]`` on x86-64 where the compiler cannot make `CLONES`, as in the sources; else nothing."""
+    test = "#if defined(__x86_64__) && (defined(__clang__) || __GNUC__ < 12 || !defined(__gnu_linux__))\nnative\n#endif"
+    try:
+        done = subprocess.run(
+            [*compiler(), "-E", "-x", "c", "-"], input=test, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return []
+    return ["-march=native"] if "\nnative" in done.stdout else []
+
+
 @cache
 def flags() -> tuple[list[str], list[str]]:
     """Compile and link flags of every C source, the header that declares it included."""
     threads = openmp()
-    return [*COMPILE, "-include", str(HEADER), *threads], threads
+    return [*COMPILE, *level(), "-include", str(HEADER), *threads], threads
 
 
 def declarations() -> str:

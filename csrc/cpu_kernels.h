@@ -7,9 +7,11 @@
  * Every launcher returns
  *    0   done;
  *   -i   its i-th argument, from 1, is bad (LAPACK's INFO), and nothing was written;
- *    1   out of memory, and nothing was written.
+ *    1   out of memory, and nothing was written;
+ *    2   this processor has no such thing.
  * `threads` is how many to use, 0 for all. Arrays are row-major and contiguous. bf16 and f16 travel as
- * uint16_t, e4m3 and e8m0 as uint8_t; codes packed as roofbench/formats.py says.
+ * uint16_t, e4m3 and e8m0 as uint8_t; codes packed as roofbench/formats.py says, on a little-endian machine.
+ * What is written overlaps no other argument.
  */
 #ifndef ROOFBENCH_CPU_KERNELS_H
 #define ROOFBENCH_CPU_KERNELS_H
@@ -98,7 +100,7 @@ int rb_gemm_nvfp4_w4a4(const uint32_t *x, const uint8_t *x_scales, const float *
                        const uint32_t *w, const uint8_t *w_scales, const float *w_tensor_scale, uint16_t *y,
                        int64_t B, int64_t M, int64_t N, int64_t K, int64_t w_batch, int threads);
 
-/* cache[slot_mapping[t]] = token t; a negative slot is padding. itemsize 1, 2 or 4. */
+/* cache[slot_mapping[t]] = token t; a negative slot is padding, no other comes twice. itemsize 1, 2 or 4. */
 int rb_kv_append(const void *key, const void *value, void *key_cache, void *value_cache,
                  const int64_t *slot_mapping, int64_t num_tokens, int64_t num_heads, int64_t head_size,
                  int64_t num_blocks, int64_t block_size, int64_t itemsize, int threads);
@@ -132,6 +134,7 @@ const char *rb_probe_variant(const char *probe, int variant);
 int rb_probe_launch(int threads);           /* an empty launch: the floor of every time */
 int rb_probe_clock(int64_t n, double *sum); /* 2 n dependent one-cycle operations on this core */
 int rb_threads(void);                       /* threads that 0 stands for */
+const char *rb_isa(void);                   /* level of x86-64, or architecture, whose vectors are used */
 
 /* cffi: end */
 

@@ -7,7 +7,7 @@
  * Compute-bound. x is decoded once to f32 rows padded to a multiple of LANES. Threads share out MB x NB
  * blocks of y; for each, NB rows of w are decoded KC weights at a time, and tiles of MT x NT dot products,
  * LANES partial sums each, run along K in registers.
- * Longest chain of additions: K / LANES + 6.
+ * Longest chain of additions: K / LANES + 10, roundings of a decoded weight included.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -20,7 +20,7 @@
 #include <dispatch/dispatch.h>
 #endif
 
-/* Compiled for each level of x86-64, chosen when the library loads. */
+/* Compiled for each level of x86-64, chosen when the library loads; other compilers need -march=native. */
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 12
 #define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -33,8 +33,8 @@ enum {
   LANES = 16,
   MT = 2, /* MT * NT sums and MT + NT operands fit 16 vector registers of AVX-512 */
   NT = 4,
-  MI = 16,  /* MI rows of x, KC long, stay in L1 while NB rows of w pass */
-  MB = 128, /* each weight is decoded once per MB tokens */
+  MI = 16, /* MI rows of x, KC long, stay in L1 while NB rows of w pass */
+  MB = 64, /* each weight is decoded once per MB tokens; their sums fit a stack of 128 KB */
   NB = 16,
   KC = 512, /* sums, w and x of a block stay in L2 */
 };

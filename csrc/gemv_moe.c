@@ -25,7 +25,7 @@
 #include <dispatch/dispatch.h>
 #endif
 
-/* Compiled for each level of x86-64, chosen when the library loads. */
+/* Compiled for each level of x86-64, chosen when the library loads; other compilers need -march=native. */
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 12
 #define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Writes new tokens into a paged KV cache: cache[slot_mapping[t]] = token t. A negative slot is padding.
+/* Writes new tokens into a paged KV cache: cache[slot_mapping[t]] = token t. A negative slot is padding,
+ * no other comes twice; caches overlap neither each other nor the tokens.
  * key, value (num_tokens, num_heads, head_size); caches (num_blocks, block_size, num_heads, head_size);
  * f32, f16, bf16 or bytes, or bf16 to e4m3 of x * scale_inv.
  *
@@ -17,7 +18,7 @@
 #include <dispatch/dispatch.h>
 #endif
 
-/* Compiled for each level of x86-64, chosen when the library loads. */
+/* Compiled for each level of x86-64, chosen when the library loads; other compilers need -march=native. */
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 12
 #define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else

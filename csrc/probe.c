@@ -22,7 +22,7 @@
 #include <unistd.h>
 #endif
 
-/* Compiled for each level of x86-64, chosen when the library loads. */
+/* Compiled for each level of x86-64, chosen when the library loads; other compilers need -march=native. */
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 12
 #define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -71,25 +71,25 @@ static int shares(int threads) { return threads > 0 ? threads : rb_threads(); }
 
 /* read: UNROLL accesses of type V in flight, prefetching PREFETCH bytes ahead. */
 typedef uint64_t read_fn(const uint64_t *a, int64_t n);
-#define READ(NAME, V, UNROLL, PREFETCH)                                            \
-  CLONES static uint64_t NAME(const uint64_t *a, int64_t n) {                      \
-    enum {                                                                         \
-      WORDS = sizeof(V) / 8,                                                       \
-      STEP = WORDS * UNROLL                                                        \
-    };                                                                             \
-    V sums[UNROLL];                                                                \
-    memset(sums, 0, sizeof sums);                                                  \
-    int64_t i = 0;                                                                 \
-    for (; i + STEP <= n; i += STEP) {                                             \
-      for (int j = 0; PREFETCH && j < STEP; j += 8)                                \
-        __builtin_prefetch((const char *)(a + i + j) + PREFETCH, 0, 0);            \
-      for (int j = 0; j < UNROLL; j++) sums[j] += *(const V *)(a + i + j * WORDS); \
-    }                                                                              \
-    uint64_t sum = 0;                                                              \
-    for (int j = 0; j < UNROLL; j++)                                               \
-      for (int k = 0; k < WORDS; k++) sum += sums[j][k];                           \
-    for (; i < n; i++) sum += a[i];                                                \
-    return sum;                                                                    \
+#define READ(NAME, V, UNROLL, PREFETCH)                                              \
+  CLONES static uint64_t NAME(const uint64_t *a, int64_t n) {                        \
+    enum {                                                                           \
+      WORDS = sizeof(V) / 8,                                                         \
+      STEP = WORDS * UNROLL                                                          \
+    };                                                                               \
+    V sums[UNROLL];                                                                  \
+    memset(sums, 0, sizeof sums);                                                    \
+    int64_t i = 0;                                                                   \
+    for (; i + STEP <= n; i += STEP) {                                               \
+      for (int j = 0; PREFETCH && j < STEP; j += 8)                                  \
+        __builtin_prefetch((const void *)((uintptr_t)(a + i + j) + PREFETCH), 0, 0); \
+      for (int j = 0; j < UNROLL; j++) sums[j] += *(const V *)(a + i + j * WORDS);   \
+    }                                                                                \
+    uint64_t sum = 0;                                                                \
+    for (int j = 0; j < UNROLL; j++)                                                 \
+      for (int k = 0; k < WORDS; k++) sum += sums[j][k];                             \
+    for (; i < n; i++) sum += a[i];                                                  \
+    return sum;                                                                      \
   }
 READ(read_16x8, u64x2, 8, 0)
 READ(read_32x8, u64x4, 8, 0)
@@ -382,16 +382,32 @@ int rb_probe_launch(int threads) {
 /* Additions and exclusive ors of registers, each waiting for the last: one cycle each on x86-64 and AArch64. */
 int rb_probe_clock(int64_t n, double *sum) {
   uint64_t x = 1, y = (uint64_t)n;
-  for (int64_t i = 0; i < n; i++)
-    __asm__ volatile(
 #if defined(__x86_64__)
-        "add %1, %0\n\txor %0, %1"
+  for (int64_t i = 0; i < n; i++) __asm__ volatile("add %1, %0\n\txor %0, %1" : "+r"(x), "+r"(y));
 #elif defined(__aarch64__)
-        "add %0, %0, %1\n\teor %1, %1, %0"
+  for (int64_t i = 0; i < n; i++) __asm__ volatile("add %0, %0, %1\n\teor %1, %1, %0" : "+r"(x), "+r"(y));
 #else
-        ""
+  return 2;
 #endif
-        : "+r"(x), "+r"(y));
   *sum = (double)(x ^ y);
   return 0;
+}
+
+const char *rb_isa(void) {
+#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 12
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("x86-64-v4")) return "x86-64-v4";
+  if (__builtin_cpu_supports("x86-64-v3")) return "x86-64-v3";
+  return "x86-64";
+#elif defined(__AVX512BW__) && defined(__AVX512VL__)
+  return "x86-64-v4";
+#elif defined(__AVX2__) && defined(__FMA__)
+  return "x86-64-v3";
+#elif defined(__x86_64__)
+  return "x86-64";
+#elif defined(__aarch64__)
+  return "aarch64";
+#else
+  return "unknown";
+#endif
 }

@@ -16,6 +16,7 @@ from roofbench.op import Case, Traffic, Types
 from roofbench.ops import OPS
 from roofbench.ops.probe import KINDS, PEAKS, probes
 from roofbench.results import RoofVariant
+from roofbench.timing import Clock
 
 MEASURED_SLACK = 1.03  # a kernel may beat its probe by that much before it is impossible
 LEAST_ROUNDS = 8  # paired, before a verdict
@@ -47,15 +48,18 @@ class Roof:
         return Lane(self.lane.name, self.lane.calls)
 
 
-def calibrate(backend: Backend, cold_bytes: int, kinds: Sequence[str] = KINDS) -> dict[str, Roof]:
+def calibrate(backend: Backend, clock: Clock, cold_bytes: int, kinds: Sequence[str] = KINDS) -> dict[str, Roof]:
     """Try every variant of every probe and keep the best of each.
+
+    Args:
+        clock: of the backend, as `Backend.clock` gives it.
+        cold_bytes: what overflows the device's caches.
 
     Returns:
         Roofs by probe; empty where the backend has no probes.
     """
-    clock = backend.clock()
     found = {}
-    for case in probes(cold_bytes):
+    for case in probes(*backend.probe_sizes(cold_bytes)):
         ways = backend.probe_variants(case.name)
         if not ways or case.name not in kinds:
             continue

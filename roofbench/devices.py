@@ -174,12 +174,13 @@ def detect(host: Host | None = None) -> list[Found]:
     return [*_nvidia(host), *_amd(host), *_apple(host), _cpu(host)]
 
 
-def _match(names: Sequence[str], units: int, memory_gib: float, arch: str) -> Device | None:
+def _match(kind: str, names: Sequence[str], units: int, memory_gib: float, arch: str) -> Device | None:
     """The one entry that reports such a name and agrees in all else that the machine says."""
     matches = [
         device
         for device in catalogue().values()
-        if any(name in device.reports_as for name in names)
+        if device.kind == kind
+        and any(name in device.reports_as for name in names)
         and (not units or device.units is None or device.units.count == units)
         and (not arch or device.arch.split()[0] in (arch, "metal"))
         and (not memory_gib or device.memory is None or _fits(memory_gib, device.memory.size_gb))
@@ -204,7 +205,7 @@ def _nvidia(host: Host) -> list[Found]:
         name, mib, capability = fields
         gib = float(mib) / 1024 if re.fullmatch(r"[\d.]+", mib) else 0.0  # GB10 says [N/A]
         arch = f"sm_{capability.replace('.', '')}"
-        found.append(Found("gpu", name, arch, 0, gib, _match([name], 0, gib, arch)))
+        found.append(Found("gpu", name, arch, 0, gib, _match("gpu", [name], 0, gib, arch)))
     return found
 
 
@@ -218,7 +219,7 @@ def _amd(host: Host) -> list[Found]:
             continue  # a CPU node
         arch = f"gfx{version // 10000}{version // 100 % 100:x}{version % 100:x}"
         units = int(fields.get("simd_count", 0)) // max(int(fields.get("simd_per_cu", 0)), 1)
-        found.append(Found("gpu", arch, arch, units, 0.0, _match([arch], units, 0.0, arch)))
+        found.append(Found("gpu", arch, arch, units, 0.0, _match("gpu", [arch], units, 0.0, arch)))
     return found
 
 
@@ -231,7 +232,7 @@ def _apple(host: Host) -> list[Found]:
     cores = re.search(r'"gpu-core-count"\s*=\s*(\d+)', host.run("ioreg", "-rc", "AGXAccelerator", "-d1") or "")
     units = int(cores[1]) if cores else 0
     gib = int((host.run("sysctl", "-n", "hw.memsize") or "0").strip() or 0) / 2**30
-    return [Found("gpu", name, "metal", units, gib, _match([name], units, gib, "metal"))]
+    return [Found("gpu", name, "metal", units, gib, _match("gpu", [name], units, gib, "metal"))]
 
 
 def _cpu(host: Host) -> Found:
@@ -245,17 +246,20 @@ def _cpu(host: Host) -> Found:
             name += f" (family {fields['cpu family']}, model {fields['model']})"
     name = name or platform.processor() or platform.machine()
     cores = os.cpu_count() or 1
-    return Found("cpu", name, platform.machine(), cores, 0.0, _match([name], 0, 0.0, ""))
+    return Found("cpu", name, platform.machine(), cores, 0.0, _match("cpu", [name], 0, 0.0, ""))
 
 
 def last_level_cache(host: Host | None = None) -> int:
-    """Bytes of all last-level CPU caches together; 64 MiB where the machine does not say."""
+    """Bytes of all last-level CPU caches together; 64 MiB where the machine does not say.
+
+    Of an Apple chip, the system cache if it is larger; 96 MiB, the largest, for one that is unknown.
+    """
     host = host or Host()
     if host.platform == "darwin":
-        sizes = [host.run("sysctl", "-n", f"hw.perflevel{level}.l2cachesize") for level in (0, 1)]
-        l2 = sum(int(size) for size in sizes if size and size.strip().isdigit())
-        chip = next((found.device for found in _apple(host) if found.device), None)
-        return max(l2, (chip.llc_bytes or 0) if chip else 0) or 64 << 20
+        l2 = sum(_apple_l2(host, level) for level in (0, 1))
+        apple = _apple(host)
+        system = (apple[0].device.llc_bytes if apple[0].device else None) or 96 << 20 if apple else 0
+        return max(l2, system) or 64 << 20
     caches: dict[tuple[int, str], int] = {}
     for folder in host.glob("/sys/devices/system/cpu/cpu[0-9]*/cache/index*"):
         level, size = host.read(f"{folder}/level"), host.read(f"{folder}/size")
@@ -266,6 +270,25 @@ def last_level_cache(host: Host | None = None) -> int:
         return 64 << 20
     last = max(level for level, _ in caches)
     return sum(size for (level, _), size in caches.items() if level == last)
+
+
+def _apple_l2(host: Host, level: int) -> int:
+    """Bytes of L2 of all clusters of one kind of core."""
+    keys = ("l2cachesize", "cpusperl2", "physicalcpu")
+    text = [(host.run("sysctl", "-n", f"hw.perflevel{level}.{key}") or "").strip() for key in keys]
+    if not all(value.isdigit() for value in text):
+        return 0
+    size, sharing, cores = map(int, text)
+    return size * -(-cores // max(sharing, 1))
+
+
+def hybrid(host: Host | None = None) -> bool:
+    """Whether the CPU has cores of different speed."""
+    host = host or Host()
+    if host.platform == "darwin":
+        return (host.run("sysctl", "-n", "hw.nperflevels") or "").strip() not in ("", "1")
+    capacities = {host.read(path) for path in host.glob("/sys/devices/system/cpu/cpu[0-9]*/cpu_capacity")}
+    return len(capacities) > 1 or bool(host.glob("/sys/devices/cpu_atom"))
 
 
 def _bytes(size: str) -> int:

@@ -30,6 +30,11 @@ class Layer:
     top_k: int = 0
     per_expert_input: bool = False
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The layers that it stands for."""
+        return tuple(self.name.split("+"))
+
 
 class Experts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A mixture: `count` experts of width `ffn`, `active` per token, `shared` always."""

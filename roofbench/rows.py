@@ -25,6 +25,7 @@ from roofbench.ops.probe import KINDS
 from roofbench.results import Row, RowNumerics, RowRival, RowRoof
 from roofbench.rivals import RIVALS
 from roofbench.telemetry import Telemetry
+from roofbench.timing import Clock
 
 COLD_FACTOR = 5  # last-level caches between two uses of a buffer
 RIVAL_TOLERANCE = 0.1  # of the results' root mean square: a rival may be less exact, not wrong
@@ -60,6 +61,20 @@ class Incorrect(Exception):  # noqa: N818 - a verdict, not a fault
     """Outputs are not what the contract says."""
 
 
+@dataclass(frozen=True, slots=True)
+class Instruments:
+    """What measures the rows of one backend, and its ceilings.
+
+    Args:
+        floor_s: seconds of an empty launch.
+    """
+
+    clock: Clock
+    telemetry: Telemetry
+    floor_s: float
+    roofs: dict[str, Roof]
+
+
 class Bench:
     """Measures rows on one machine.
 
@@ -83,9 +98,7 @@ class Bench:
         self.seed = seed
         self.rivals = rivals
         self._own = Cpu(source) if source else None
-        self._roofs: dict[str, dict[str, Roof]] = {}
-        self._telemetry: dict[str, Telemetry] = {}
-        self._floors: dict[str, float] = {}
+        self._instruments: dict[str, Instruments] = {}
 
     def backend(self, name: str) -> Backend:
         return self._own if self._own and name == self._own.name else backend_of(name)
@@ -94,14 +107,15 @@ class Bench:
         """What must lie between two uses of a buffer of a backend."""
         return COLD_FACTOR * (self._llc_bytes or self.backend(name).last_level_cache(self.device))
 
-    def calibrate(self, name: str, kinds: Sequence[str] = KINDS) -> dict[str, Roof]:
-        """Probe a backend's roofs, once."""
-        if name not in self._roofs:
+    def calibrate(self, name: str, kinds: Sequence[str] = KINDS) -> Instruments:
+        """Set up a backend's instruments and probe its roofs, once."""
+        if name not in self._instruments:
             backend = self.backend(name)
-            self._roofs[name] = ceilings.calibrate(backend, self.cold_bytes(name), kinds)
-            self._telemetry[name] = backend.telemetry()
-            self._floors[name] = engine.floor(backend.clock(), backend.floor())
-        return self._roofs[name]
+            clock = backend.clock()
+            roofs = ceilings.calibrate(backend, clock, self.cold_bytes(name), kinds)
+            floor_s = engine.floor(clock, backend.floor())
+            self._instruments[name] = Instruments(clock, backend.telemetry(), floor_s, roofs)
+        return self._instruments[name]
 
     def measure(self, spec: RowSpec, rules: Rules) -> Row:
         """Measure one row. Whatever goes wrong with it becomes its status."""
@@ -145,28 +159,26 @@ class Bench:
 
     def _with_best_variant(self, spec: RowSpec) -> RowSpec:
         """A probe's row measures the variant that is the roof."""
-        roofs = self.calibrate(spec.backend)
+        roofs = self.calibrate(spec.backend).roofs
         if spec.case.op != "probe":
             return spec
         dims = {**spec.case.dims, **roofs[spec.case.name].way}
         return replace(spec, case=replace(spec.case, dims=dims))
 
     def _time(self, spec: RowSpec, run: _Run, rules: Rules) -> tuple[Measurement, list[RowRival]]:
-        backend, case = run.backend, spec.case
+        case, with_ = spec.case, self._instruments[spec.backend]
         kernel = Lane(case.op, run.launches, run.prepare)
         traffic, flops = run.contract.traffic(case), run.contract.flops(case)
-        _, roof = ceilings.roof_of(traffic, flops, self._roofs[spec.backend])
+        _, roof = ceilings.roof_of(traffic, flops, with_.roofs)
         lane = roof.fresh() if roof and case.op != "probe" and (spec.cache == "cold" or not traffic.bytes) else None
         rivals, apart = self._rivals(spec, run, rules)
-        measured = engine.measure(
-            kernel, backend.clock(), self._telemetry[spec.backend], rules, lane, rivals, self._floors[spec.backend]
-        )
+        measured = engine.measure(kernel, with_.clock, with_.telemetry, rules, lane, rivals, with_.floor_s)
         return measured, apart
 
     def _rivals(self, spec: RowSpec, run: _Run, rules: Rules) -> tuple[list[Lane], list[RowRival]]:
         """Rivals to interleave, and those that were left out or timed apart, with the reason."""
         lanes, apart = [], []
-        clock = run.backend.clock()
+        clock = self._instruments[spec.backend].clock
         for rival in RIVALS.get(spec.backend, ()):
             if rival.missing() or (self.rivals is not None and rival.name not in self.rivals):
                 continue
@@ -190,7 +202,7 @@ class Bench:
         row.median_s, row.ci95_rel = m.kernel.median_s, engine.ci95_rel(m.kernel.turns)
         row.min_s, row.p95_s = min(samples), float(np.quantile(samples, 0.95))
         row.n, row.samples_s = len(samples), samples
-        row.timer, row.clock_mhz = self.backend(spec.backend).clock().name, m.clock_mhz
+        row.timer, row.clock_mhz = self._instruments[spec.backend].clock.name, m.clock_mhz
         row.floor_s, row.launches_per_sample = m.floor_s, m.kernel.per_sample
         row.samples_per_turn = m.kernel.per_turn
         row.status, row.reason = m.status, m.reason
@@ -203,7 +215,7 @@ class Bench:
         for rival in apart:
             rival.speedup = rival.median_s / row.median_s if rival.median_s else None
             row.rivals.append(rival)
-        row.bound, roof = ceilings.roof_of(traffic, flops, self._roofs[spec.backend])
+        row.bound, roof = ceilings.roof_of(traffic, flops, self._instruments[spec.backend].roofs)
         self._set_ceilings(row, spec, m, roof)
 
     def _set_ceilings(self, row: Row, spec: RowSpec, m: Measurement, roof: Roof | None) -> None:

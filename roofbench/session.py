@@ -97,22 +97,24 @@ def plan(options: Options) -> list[RowSpec]:
         elif not backend.default or backend.missing():
             continue
         own = Cpu(options.source) if options.source else None
-        for case in _cases(options, suite, backend):
+        device = devices.device_of(options.device) if options.device else current_device()
+        cache_bytes = backend.last_level_cache(device)
+        for case in _cases(options, suite, backend, cache_bytes):
             if own and (case.op == "probe" or isinstance(own.claim(case.op, case.format), str)):
                 continue  # of the user's file, what it defines
             rows.append(RowSpec(case, backend.name))
-            if op_of(case.op).warm(case):
+            contract = op_of(case.op)
+            if contract.warm(case) and contract.traffic(case).bytes <= cache_bytes:
                 rows.append(RowSpec(case, backend.name, "warm"))
     if not rows:
         raise ValueError("nothing to measure: no row of the suite matches --op, --format, --model and --backend")
     return rows
 
 
-def _cases(options: Options, suite: Suite, backend: Backend) -> Iterable[Case]:
+def _cases(options: Options, suite: Suite, backend: Backend, cache_bytes: int) -> Iterable[Case]:
     wanted = not options.formats and (not options.ops or "probe" in options.ops)
     if wanted and backend.probe_variants("read"):
-        device = devices.device_of(options.device) if options.device else current_device()
-        yield from probes(COLD_FACTOR * backend.last_level_cache(device))
+        yield from probes(*backend.probe_sizes(COLD_FACTOR * cache_bytes))
     for name, op in OPS.items():
         if options.ops and name not in options.ops:
             continue
@@ -274,7 +276,8 @@ def _describe(found: Sequence[Found], device: Device | None) -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """Software and hardware that decide a result."""
-    cpu = devices.detect()[-1]
+    cpu, cpu_backend = devices.detect()[-1], Cpu()
+    built = cpu_backend.missing() is None
     packages = {}
     for name in ("numpy", "ml_dtypes", "torch", "mlx", "triton"):
         try:
@@ -286,7 +289,8 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu": cpu.name,
         "cores": cpu.units,
-        "threads": _threads(),
+        "isa": cpu_backend.isa() if built else None,
+        "threads": cpu_backend.threads() if built else None,
         "llc_bytes": devices.last_level_cache(),
         "python": platform.python_version(),
         "compiler": _compiler(),
@@ -294,14 +298,6 @@ def environment() -> dict[str, Any]:
         "roofbench": metadata.version("roofbench"),
         "commit": _commit(),
     }
-
-
-def _threads() -> int | None:
-    try:
-        from roofbench import _cpu  # type: ignore[attr-defined]
-    except ImportError:
-        return None
-    return int(_cpu.lib.rb_threads())
 
 
 def _compiler() -> str | None:

@@ -30,6 +30,15 @@ class Telemetry(Protocol):
     def read(self) -> Reading: ...
 
 
+class Silent:
+    """A device that says nothing."""
+
+    nominal_mhz: float | None = None
+
+    def read(self) -> Reading:
+        return Reading(None)
+
+
 class CpuTelemetry:
     """The clock of the core that runs this, measured: n dependent one-cycle operations take n cycles.
 
@@ -38,13 +47,20 @@ class CpuTelemetry:
     Args:
         cycles: runs that many cycles of dependent operations.
         seconds: times a call.
+        hybrid: cores differ, and which of them runs this is not known: no clock is expected of it.
     """
 
     CYCLES = 40_000
 
-    def __init__(self, cycles: Callable[[int], object], seconds: Callable[[Callable[[], object]], float]) -> None:
+    def __init__(
+        self,
+        cycles: Callable[[int], object],
+        seconds: Callable[[Callable[[], object]], float],
+        *,
+        hybrid: bool = False,
+    ) -> None:
         self._cycles, self._seconds = cycles, seconds
-        self.nominal_mhz: float | None = max(self._mhz() for _ in range(50))
+        self.nominal_mhz: float | None = None if hybrid else max(self._mhz() for _ in range(50))
 
     def read(self) -> Reading:
         # The best of three: an interrupt can only make the core look slower.

@@ -111,7 +111,7 @@ def _serve(pipe: Connection, arguments: tuple[Any, ...]) -> None:
         try:
             if method == "calibrate":
                 (backend,) = parameters
-                roofs = bench.calibrate(backend)
+                roofs = bench.calibrate(backend).roofs
                 answer: Any = [
                     RunRoof(backend=backend, name=name, variants=roof.variants) for name, roof in roofs.items()
                 ]

@@ -202,7 +202,7 @@ class Remote:
         self.folder, self.runner = folder, runner or []
         builder = sources.build_ffi()
         self.prototypes = builder.prototypes()
-        self.names = [name for name in self.prototypes if not name.startswith("rb_probe_") and name != "rb_threads"]
+        self.names = [name for name, given in self.prototypes.items() if given and not name.startswith("rb_probe_")]
         self.calls = []
         (folder / "driver.c").write_text(self._driver())
         command = [*compiler, *builder.COMPILE, *flags, "-include", str(builder.HEADER), str(folder / "driver.c")]

@@ -108,7 +108,7 @@ def test_calibration_measures_every_variant_and_keeps_the_best():
     """On this machine, whatever it is: at least eight ways to read."""
     from support import CPU
 
-    found = calibrate(CPU, 1 << 20, kinds=("read", "fma"))
+    found = calibrate(CPU, CPU.clock(), 1 << 20, kinds=("read", "fma"))
     assert found.keys() == {"read", "fma"}
     read = found["read"]
     assert len(read.variants) >= 8

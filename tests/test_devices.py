@@ -197,6 +197,40 @@ def test_mac_uses_the_system_level_cache_of_its_chip():
     assert devices.last_level_cache(mac("Apple M1 Ultra", 64, 64)) == 96 << 20
 
 
+def test_an_unknown_apple_chip_may_have_the_largest_cache():
+    """A rotation that is too long is slow; one that is too short is wrong."""
+    assert devices.last_level_cache(mac("Apple M9 Ultra", 80, 256)) == 96 << 20
+
+
+def test_l2_of_every_cluster_of_a_mac_counts():
+    host = mac("Apple M1", 8, 16)
+    for key, value in (("l2cachesize", 16 << 20), ("cpusperl2", 2), ("physicalcpu", 15)):
+        host.commands[f"sysctl -n hw.perflevel0.{key}"] = f"{value}\n"
+    assert devices.last_level_cache(host) == 8 * (16 << 20)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        (Recorded(), False),
+        (Recorded(files={"/sys/devices/cpu_atom/type": "10\n"}), True),
+        (Recorded(files={f"/sys/devices/system/cpu/cpu{i}/cpu_capacity": "1024\n" for i in range(4)}), False),
+        (Recorded(files={f"/sys/devices/system/cpu/cpu{i}/cpu_capacity": f"{i}\n" for i in range(4)}), True),
+        (Recorded("darwin", {"sysctl -n hw.nperflevels": "2\n"}), True),
+        (Recorded("darwin", {"sysctl -n hw.nperflevels": "1\n"}), False),
+    ],
+)
+def test_cores_of_different_speed(host, expected):
+    assert devices.hybrid(host) == expected
+
+
+def test_a_cpu_is_not_the_gpu_of_the_same_chip():
+    """Both report the name of the chip; the catalogue has the ceilings of one."""
+    gpu, cpu = devices.detect(mac("Apple M3 Ultra", 80, 256))
+    assert (gpu.kind, gpu.device.id) == ("gpu", "mac-studio-m3-ultra")
+    assert (cpu.kind, cpu.device) == ("cpu", None)
+
+
 class TestStub:
     @pytest.fixture(autouse=True)
     def own_folder(self, tmp_path, monkeypatch):

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from support import CPU, every_format, hazards, inputs, limit
 
-from roofbench.models import model_of, models
+from roofbench.models import Layer, model_of, models
 from roofbench.numerics import Exact, guards_intact
 from roofbench.op import SUITES, TYPES, Case, Traffic, instances_for, nothing
 from roofbench.ops import OPS, op_of
-from roofbench.ops._product import WARM_PAIRS
+from roofbench.ops._product import WARM_PAIRS, chosen
 from roofbench.ops.probe import KINDS, PEAKS, probes
 
 GEMV = {"M": 1, "N": 4096, "K": 4096}
@@ -240,6 +240,14 @@ def test_full_suite_has_every_layer_of_llama_8b():
     assert names == {f"llama-3.1-8b/{layer}/M{m}" for layer in layers for m in (1, 2, 4, 8, 16)}
 
 
+def test_suites_choose_layers_by_any_of_their_names():
+    """Layers of one shape are one case, whichever they are in a model."""
+    table = {"k": (1,), "q": (1, 8)}
+    assert chosen(table, Layer("q+k+v+o", 64, 64, 1)) == (1, 8)
+    assert chosen(table, Layer("k+v", 64, 64, 1)) == (1,)
+    assert chosen(table, Layer("kv_a", 64, 64, 1)) == ()
+
+
 def test_standard_suite_has_large_weights_in_every_format():
     """What is to be judged cold needs 64 MB and more."""
     for format in OPS["gemv"].formats:
@@ -260,7 +268,7 @@ def test_kv_cases_are_4k_and_32k():
 @pytest.mark.parametrize("cold", [0, 160 << 20, 4 << 30])
 def test_probes(cold):
     kinds = []
-    for case in probes(cold):
+    for case in probes(*CPU.probe_sizes(cold)):
         kinds.append(case.name)
         traffic, contract = OPS["probe"].traffic(case), OPS["probe"]
         if case.name in PEAKS:

@@ -45,6 +45,11 @@ class TestPlan:
         assert warm
         assert all(RowSpec(spec.case, spec.backend, "cold") in specs for spec in warm)
 
+    def test_what_no_cache_holds_has_no_warm_row(self, monkeypatch):
+        monkeypatch.setattr(type(BACKENDS[0]), "last_level_cache", lambda *_: 4 << 20)
+        warm = [spec for spec in plan(Options(suite="standard")) if spec.cache == "warm"]
+        assert {spec.case.format for spec in warm} == {"int4"}  # 2.4 of 33.6, 16.8 and 2.4 MB
+
     @pytest.mark.parametrize(
         ("options", "check"),
         [

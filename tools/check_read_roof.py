@@ -34,9 +34,10 @@ def main() -> None:
     nbytes = max(NBYTES, cold)
     tried = {kernel: [likwid(kernel, nbytes) for _ in range(5)] for kernel in KERNELS}
     kernel = max(KERNELS, key=lambda name: statistics.median(rate or 0.0 for rate in tried[name]))
-    roof = ceilings.calibrate(cpu, cold, kinds=("read",))["read"]
+    clock = cpu.clock()
+    roof = ceilings.calibrate(cpu, clock, cold, kinds=("read",))["read"]
     print(f"likwid-bench {kernel} against our '{roof.lane.name}', {cpu.threads()} threads, GB/s")
-    clock, ratios, mine, all_theirs = cpu.clock(), [], [], [likwid(kernel, nbytes)]
+    ratios, mine, all_theirs = [], [], [likwid(kernel, nbytes)]
     for _ in range(rounds):
         seconds, launches = 0.0, 0
         while seconds < TURN_S:

@@ -15,6 +15,7 @@ from roofbench import numerics
 from roofbench.devices import Device
 from roofbench.formats import Array
 from roofbench.numerics import Limit
+from roofbench.ops.probe import PEAK_TASK
 from roofbench.telemetry import Telemetry, available_memory
 from roofbench.timing import Clock
 
@@ -102,7 +103,7 @@ class Backend(ABC):
 
     @abstractmethod
     def clock(self) -> Clock:
-        """Times launches of this backend on its device."""
+        """Times launches of this backend on its device, in the queue that they go to."""
 
     @abstractmethod
     def telemetry(self) -> Telemetry:
@@ -115,6 +116,14 @@ class Backend(ABC):
     def free_memory(self) -> int | None:
         """Bytes that a row's buffers may take; None where that is not known."""
         return available_memory()
+
+    def probe_sizes(self, cold_bytes: int) -> tuple[int, int]:
+        """Bytes, and multiply-adds, of one launch of a probe: enough to last a millisecond on the device.
+
+        Args:
+            cold_bytes: what overflows its caches.
+        """
+        return min(max(cold_bytes // 4, 32 << 20), 512 << 20), 256 * PEAK_TASK
 
     @abstractmethod
     def probe_variants(self, kind: str) -> dict[str, dict[str, int]]:

@@ -16,14 +16,14 @@ from roofbench.numerics import Limit
 from roofbench.op import TYPES
 from roofbench.ops import OPS
 from roofbench.ops.probe import KINDS, STREAMS
-from roofbench.telemetry import CpuTelemetry, Telemetry
+from roofbench.telemetry import CpuTelemetry, Silent, Telemetry
 from roofbench.timing import Clock, WallClock
 
 # Longest chains of additions, as the files declare them.
 _CHAIN: dict[str, Callable[[Mapping[str, int]], int]] = {
     "gemv": lambda d: 1024 // 64 + 8 + -(-d["K"] // 1024),
     "gemv_moe": lambda d: 1024 // 64 + 8 + -(-d["K"] // 1024),
-    "gemm": lambda d: -(-d["K"] // 16) + 6,
+    "gemm": lambda d: -(-d["K"] // 16) + 10,
 }
 
 
@@ -98,8 +98,12 @@ class Cpu(Backend):
     def telemetry(self) -> Telemetry:
         ours = Cpu().library
         out = ours.ffi.new("double *")
+        if ours.lib.rb_probe_clock(1, out):
+            return Silent()  # a processor whose clock it cannot count
         clock = WallClock()
-        return CpuTelemetry(lambda n: ours.lib.rb_probe_clock(n // 2, out), lambda call: clock.run([call]))
+        return CpuTelemetry(
+            lambda n: ours.lib.rb_probe_clock(n // 2, out), lambda call: clock.run([call]), hybrid=devices.hybrid()
+        )
 
     def probe_variants(self, kind: str) -> dict[str, dict[str, int]]:
         """Every variant of probe.c on all threads; streams also on half of them, which may be faster."""
@@ -119,6 +123,12 @@ class Cpu(Backend):
     def threads(self) -> int:
         """How many a launch uses."""
         return int(Cpu().library.lib.rb_threads())
+
+    def isa(self) -> str:
+        """Level of x86-64, or architecture, whose vectors it uses: ``x86-64-v4``."""
+        ours = Cpu().library
+        name: bytes = ours.ffi.string(ours.lib.rb_isa())
+        return name.decode()
 
 
 @cache

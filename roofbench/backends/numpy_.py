@@ -14,7 +14,7 @@ from roofbench.formats import Array
 from roofbench.numerics import Close, Exact, Expected, Limit, Stack
 from roofbench.op import TYPES
 from roofbench.ops import op_of
-from roofbench.telemetry import Reading, Telemetry
+from roofbench.telemetry import Silent, Telemetry
 from roofbench.timing import Clock, WallClock
 
 
@@ -50,20 +50,13 @@ class NumPy(Backend):
         return WallClock()
 
     def telemetry(self) -> Telemetry:
-        return _Silent()
+        return Silent()
 
     def probe_variants(self, kind: str) -> dict[str, dict[str, int]]:
         return {}
 
     def floor(self) -> Call:
         return lambda: None
-
-
-class _Silent:
-    nominal_mhz: float | None = None
-
-    def read(self) -> Reading:
-        return Reading(None)
 
 
 def _values(expected: Expected) -> Array:

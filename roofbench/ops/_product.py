@@ -5,14 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from roofbench import data
 from roofbench.formats import DTYPES, FORMATS, Array, Parts, unpack
+from roofbench.models import Layer
 from roofbench.numerics import Close, Sampled, aligned, to_f64
 from roofbench.op import Arrays, Drawn, Types
+
+_T = TypeVar("_T")
 
 SAMPLE_FLOPS = 1e9  # GEMMs above this are checked on some whole columns and a projection
 SAMPLE_COLUMNS = 256
@@ -38,6 +41,11 @@ def linear_stem(op: str, w: str) -> str:
     if w in ("int8", "int4"):
         return f"{op}_int"
     return f"{op}_mx" if FORMATS[w].group else op
+
+
+def chosen(table: Mapping[str, tuple[_T, ...]], layer: Layer) -> tuple[_T, ...]:
+    """What a suite's table says of any of the layers that `layer` stands for."""
+    return tuple(dict.fromkeys(entry for part in layer.parts for entry in table.get(part, ())))
 
 
 def parts_of(arrays: Mapping[str, Any], prefix: str) -> Parts:

@@ -10,7 +10,7 @@ import numpy as np
 
 from roofbench import data
 from roofbench.formats import FORMATS, Array, Parts
-from roofbench.models import Model
+from roofbench.models import Layer, Model
 from roofbench.numerics import Expected, Stack, aligned
 from roofbench.op import (
     Arg,
@@ -29,8 +29,8 @@ from roofbench.ops import _product as linear
 
 # layer -> (B, M), by suite
 _LAYERS: dict[str, dict[str, tuple[tuple[int, int], ...]]] = {
-    "quick": {"k+v": ((1, 512),)},
-    "standard": {"k+v": ((1, 512),), "q+o": ((1, 512),)},
+    "quick": {"k": ((1, 512),)},
+    "standard": {"k": ((1, 512),), "q": ((1, 512),)},
 }
 _EVERY_M = ((1, 128), (1, 512), (1, 2048), (4, 512))
 _QUICK_FORMATS = ("f32", "bf16", "int4")
@@ -53,14 +53,14 @@ class Gemm(Op):
         for layer in model.matrices():
             if layer.experts or layer.name in ("router", "lm_head"):
                 continue  # a prompt needs the logits of its last token only: lm_head is a gemv
-            for b, m in _LAYERS[suite].get(layer.name, ()) if suite in _LAYERS else _EVERY_M:
-                for format in self._formats(suite, layer.name):
+            for b, m in linear.chosen(_LAYERS[suite], layer) if suite in _LAYERS else _EVERY_M:
+                for format in self._formats(suite, layer):
                     dims = {"B": b, "M": m, "N": layer.N, "K": layer.K, "w_batch": 1}
                     batch = f"B{b}M{m}" if b > 1 else f"M{m}"
                     yield Case(self.name, format, f"{model.id}/{layer.name}/{batch}", dims)
 
-    def _formats(self, suite: str, layer: str) -> tuple[str, ...]:
-        if suite == "quick" or (suite == "standard" and layer == "k+v"):
+    def _formats(self, suite: str, layer: Layer) -> tuple[str, ...]:
+        if suite == "quick" or (suite == "standard" and "k" in layer.parts):
             return _QUICK_FORMATS
         return tuple(FORMATS) if suite == "standard" else self.formats
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from roofbench import data
 from roofbench.formats import FORMATS, Parts
-from roofbench.models import Model
+from roofbench.models import Layer, Model
 from roofbench.numerics import Expected, aligned
 from roofbench.op import (
     Arg,
@@ -29,11 +29,11 @@ from roofbench.ops import _product as linear
 
 # layer -> M, by suite
 _LAYERS: dict[str, dict[str, tuple[int, ...]]] = {
-    "quick": {"k+v": (1,), "gate+up": (1,)},
-    "standard": {"k+v": (1,), "q+o": (1,), "gate+up": (1, 8), "lm_head": (1,)},
+    "quick": {"k": (1,), "gate": (1,)},
+    "standard": {"k": (1,), "q": (1,), "gate": (1, 8), "lm_head": (1,)},
 }
 _EVERY_M = (1, 2, 4, 8, 16)
-_WARM_LAYER = "k+v"  # small enough for a last-level cache
+_WARM_LAYERS = {"k", "v"}  # small enough for a last-level cache
 _WARM_FORMATS = {"quick": ("int4",), "standard": ("f32", "bf16", "int4")}  # of that layer
 
 
@@ -51,16 +51,17 @@ class Gemv(Op):
         for layer in model.matrices():
             if layer.experts or layer.name == "router":
                 continue
-            for m in _LAYERS[suite].get(layer.name, ()) if suite in _LAYERS else _EVERY_M:
-                for format in self._formats(suite, layer.name):
+            for m in linear.chosen(_LAYERS[suite], layer) if suite in _LAYERS else _EVERY_M:
+                for format in self._formats(suite, layer):
                     dims = {"M": m, "N": layer.N, "K": layer.K}
                     yield Case(self.name, format, f"{model.id}/{layer.name}/M{m}", dims)
 
-    def _formats(self, suite: str, layer: str) -> tuple[str, ...]:
-        return _WARM_FORMATS.get(suite, self.formats) if layer == _WARM_LAYER else self.formats
+    def _formats(self, suite: str, layer: Layer) -> tuple[str, ...]:
+        return _WARM_FORMATS.get(suite, self.formats) if _WARM_LAYERS.issuperset(layer.parts) else self.formats
 
     def warm(self, case: Case) -> bool:
-        return case.name.endswith(f"/{_WARM_LAYER}/M1")
+        _, layer, _ = case.name.split("/")
+        return case.dims["M"] == 1 and not _WARM_LAYERS.isdisjoint(layer.split("+"))
 
     def signature(self, format: str, dims: Mapping[str, int]) -> dict[str, Arg]:
         types = self.types(format)

@@ -32,8 +32,7 @@ from roofbench.ops import _product as linear
 from roofbench.ops._product import Partials
 
 _SUITE_FORMATS = {"quick": ("bf16", "int4", "mxfp4"), "standard": ("bf16", "int4", "mxfp4")}
-_SUITE_LAYERS = {"quick": ("gate+up",), "standard": ("gate+up", "down")}
-_SUITE_M = {"quick": (1,), "standard": (1,)}
+_LAYERS: dict[str, dict[str, tuple[int, ...]]] = {"quick": {"gate": (1,)}, "standard": {"gate": (1,), "down": (1,)}}
 _EVERY_M = (1, 2, 4, 8, 16)
 
 
@@ -47,9 +46,9 @@ class GemvMoe(Op):
 
     def cases(self, model: Model, suite: str) -> Iterator[Case]:
         for layer in model.matrices():
-            if not layer.experts or layer.name not in _SUITE_LAYERS.get(suite, (layer.name,)):
+            if not layer.experts:
                 continue
-            for m in _SUITE_M.get(suite, _EVERY_M):
+            for m in linear.chosen(_LAYERS[suite], layer) if suite in _LAYERS else _EVERY_M:
                 for format in _SUITE_FORMATS.get(suite, self.formats):
                     dims = {
                         "M": m,

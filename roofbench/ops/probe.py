@@ -17,9 +17,7 @@ KINDS = ("read", "write", "copy", "triad", "fma", "matrix")
 STREAMS, PEAKS = KINDS[:4], KINDS[4:]
 
 _U64, _F32, _I64 = np.dtype(np.uint64), np.dtype(np.float32), np.dtype(np.int64)
-_LEAST_BYTES, _MOST_BYTES = 32 << 20, 512 << 20  # of one launch
-PEAK_TASK = 16 * 120 * 1024  # multiply-adds that one thread does at a time
-PEAK_TASKS = 256
+PEAK_TASK = 16 * 120 * 1024  # multiply-adds that one thread of a CPU does at a time
 
 
 class Probe(Op):
@@ -93,10 +91,9 @@ class Probe(Op):
         return {"a": Exact(np.ones_like(arrays["a"]))}
 
 
-def probes(cold_bytes: int) -> Iterator[Case]:
-    """One case per kind, sized for a machine whose caches `cold_bytes` overflow."""
-    nbytes = min(max(cold_bytes // 4, _LEAST_BYTES), _MOST_BYTES)
+def probes(nbytes: int, multiply_adds: int) -> Iterator[Case]:
+    """One case per kind: streams that move `nbytes` a launch, peaks of so many multiply-adds."""
     per_element = {"read": 8, "write": 4, "copy": 8, "triad": 12}
     for kind, name in enumerate(KINDS):
-        n = PEAK_TASK * PEAK_TASKS if name in PEAKS else nbytes // per_element[name] // 4096 * 4096
+        n = multiply_adds if name in PEAKS else nbytes // per_element[name] // 4096 * 4096
         yield Case("probe", "f32", name, {"kind": kind, "n": n})
