@@ -8,7 +8,6 @@ table, ``--benchmark-json`` and ``--benchmark-compare`` show them. The row itsel
 from __future__ import annotations
 
 import pytest
-from _pytest.compat import NOTSET
 
 from roofbench import cli, progress, session, summary
 from roofbench.results import FAILURES
@@ -72,11 +71,11 @@ def pytest_generate_tests(metafunc):
 
 def pytest_collection_modifyitems(config, items):
     """Rows in the order of the plan; files without rows say nothing."""
-    empty = [item for item in items if getattr(item, "callspec", None) and item.callspec.params["spec"] is NOTSET]
-    items[:] = [item for item in items if item not in empty]
-    config.hook.pytest_deselected(items=empty)
     order = {id(spec): i for i, spec in enumerate(config.stash[KEY].specs)}
-    items.sort(key=lambda item: order.get(id(item.callspec.params["spec"]), 0) if hasattr(item, "callspec") else 0)
+    place = {item: order.get(id(item.callspec.params["spec"])) for item in items if hasattr(item, "callspec")}
+    empty = [item for item, at in place.items() if at is None]
+    items[:] = sorted((item for item in items if item not in empty), key=lambda item: place.get(item, 0))
+    config.hook.pytest_deselected(items=empty)
     for item in items:
         item.add_marker(pytest.mark.benchmark(timer=CLOCK))
 

@@ -27,7 +27,7 @@ class Rules:
     """When a row has been measured long enough, and what makes it doubtful.
 
     Args:
-        cap_s: the longest it may take, probe and rivals included.
+        cap_s: the longest it may sample, probe and rivals included; warm-up comes before.
         min_s: device time to sample at least, if the cap allows.
         warmup_s: device time to warm up at least; clocks ramp in 5 ms (CPU) to 440 ms (Apple GPU).
     """

@@ -4,6 +4,8 @@
 A packed matrix is a dict of arrays, the *parts*: ``w`` (the codes) and, by format, ``w_scales``,
 ``w_biases``, ``w_tensor_scale``. Leading axes are free: (N, K), (E, N, K), (B, N, K).
 
+Words are little-endian, as is every machine that roofbench measures: code j of b bits is at bit j b.
+
 Sources: affine int4/int8, mxfp4, mxfp8, nvfp4 quantise as `mlx.core.quantize` does on a CPU, bit for
 bit (groups and packing: https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.quantize.html).
 Decoding follows the OCP Microscaling Formats (MX) v1.0 specification (e2m1, e4m3, e8m0, §5) and, for

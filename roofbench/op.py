@@ -80,7 +80,7 @@ class Suite:
     """How much is measured, and for how long.
 
     Args:
-        cap_s: the longest a row may sample, rivals and probes included.
+        cap_s: the longest a row may sample, rivals and its probe included; its buffers and warm-up come before.
         min_s: device time a row samples at least, if the cap allows.
         budget_s: what the whole run may take; caps shrink when it runs behind.
         models: measured unless `--model` names others.

@@ -121,6 +121,8 @@ class Run(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     command: str
     suite: str
     seed: int
+    rivals: list[str] | None = None
+    source: str | None = None
     device: dict[str, Any]
     environment: dict[str, Any]
     telemetry: dict[str, Any]

@@ -73,7 +73,8 @@ class Memcpy(Rival):
         elements = case.dims["num_tokens"] * case.dims["num_heads"] * case.dims["head_size"]
 
         def bound(arrays: Mapping[str, Array]) -> Bound:
-            pairs = [(arrays[name].reshape(-1)[:elements], np.zeros(elements, arrays[name].dtype)) for name in names]
+            runs = [arrays[name].reshape(-1)[:elements].view(np.uint8) for name in names]
+            pairs = [(run, np.zeros_like(run)) for run in runs]
 
             def copy() -> None:
                 for src, dst in pairs:
@@ -167,15 +168,17 @@ def _torch_int4(buffers: Sequence[Mapping[str, Array]]) -> list[Bound]:
 
 
 def _torch_append(t: dict[str, Any]) -> Bound:
-    import torch
 
-    caches = {name: torch.empty_like(t[f"{name}_cache"]) for name in ("key", "value")}
+    caches = {name: t[f"{name}_cache"].clone() for name in ("key", "value")}
+    flat = {name: cache.view(-1, *cache.shape[2:]) for name, cache in caches.items()}
+    for cache in flat.values():
+        cache.index_fill_(0, t["slot_mapping"], 0)
 
     def append() -> None:
-        for name, cache in caches.items():
-            cache.view(-1, *cache.shape[2:]).index_copy_(0, t["slot_mapping"], t[name])
+        for name, cache in flat.items():
+            cache.index_copy_(0, t["slot_mapping"], t[name])
 
-    return Bound(append, dict)
+    return Bound(append, lambda: {f"{name}_cache": _array(cache) for name, cache in caches.items()})
 
 
 def _torch_gather(t: dict[str, Any]) -> Bound:

@@ -8,7 +8,6 @@ import platform
 import shlex
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import filelock
 
 from roofbench import devices, results, sources, telemetry
 from roofbench.backends import BACKENDS, backend_of
-from roofbench.backends.base import Backend
+from roofbench.backends.base import Backend, Claim
 from roofbench.backends.cpu import Cpu
 from roofbench.devices import Device, Found
 from roofbench.engine import Rules
@@ -34,6 +33,8 @@ from roofbench.rivals import RIVALS
 from roofbench.rows import COLD_FACTOR, RowSpec
 from roofbench.worker import Worker, WorkerError
 
+LOCK = Path("/tmp/roofbench.lock")  # noqa: S108 - one for all users of the machine
+SAVING = 0.05  # of a run at most is spent on writing its file
 SETUP_S = 120.0  # what a row may take beside its cap before it counts as hung
 
 
@@ -140,9 +141,10 @@ class Session:
         self.run = self._header()
         stamp = self.run.created.replace(":", "").replace("-", "")[:15]
         self.path = path or Path("roofbench-runs") / f"{stamp}-{self.suite.name}.json"
-        self._lock = filelock.FileLock(Path(tempfile.gettempdir()) / "roofbench.lock", mode=0o666)
+        self._lock = filelock.FileLock(LOCK, mode=0o666)
         self._worker = Worker(self.device, None, options.seed, options.rivals, options.source)
         self._started = 0.0
+        self._next_save = 0.0
         self._overhead: list[float] = []
 
     def start(self, done: Iterable[Row] = ()) -> None:
@@ -160,10 +162,12 @@ class Session:
             raise ValueError(
                 "another roofbench run is measuring on this machine: two would disturb each other"
             ) from None
+        except OSError as error:
+            raise ValueError(f"{LOCK}, which keeps other runs off this machine: {error.strerror}; remove it") from None
         self._started = time.monotonic()
         wanted = {spec.blank().key for spec in self.specs}
         self.run.rows = [row for row in done if row.key in wanted and row.status != "ERROR"]
-        results.save(self.run, self.path)
+        self._save()
         for line in self.introduction():
             self.say(line)
         for backend in dict.fromkeys(spec.backend for spec in self.specs):
@@ -173,7 +177,7 @@ class Session:
                 raise ValueError(f"backend {backend}: its roofs cannot be measured: {error}") from None
 
     def measure(self, spec: RowSpec) -> Row:
-        """One row, in the file when this returns."""
+        """One row; it is in the file when this returns, or soon after if rows are many and short."""
         for row in self.run.rows:
             if row.key == spec.blank().key:
                 return row
@@ -183,8 +187,15 @@ class Session:
         row = self._worker.measure(spec, rules, cap_s * 3 + SETUP_S)
         self._overhead.append(max(0.0, time.monotonic() - before - cap_s))
         self.run.rows.append(row)
-        results.save(self.run, self.path)
+        if time.monotonic() >= self._next_save:
+            self._save()
         return row
+
+    def _save(self) -> None:
+        before = time.monotonic()
+        results.save(self.run, self.path)
+        now = time.monotonic()
+        self._next_save = now + (now - before) / SAVING
 
     def finish(self) -> None:
         """Release the machine; the file is finished if every row is in it."""
@@ -192,7 +203,7 @@ class Session:
         if self._started:
             self.run.finished = len(self.run.rows) == len(self.specs)
             self.run.telemetry["after"] = telemetry.host_load()
-            results.save(self.run, self.path)
+            self._save()
         self._lock.release()
 
     def elapsed(self) -> float:
@@ -231,6 +242,8 @@ class Session:
             command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             suite=self.suite.name,
             seed=self.options.seed,
+            rivals=None if self.options.rivals is None else list(self.options.rivals),
+            source=str(self.options.source) if self.options.source else None,
             device=_describe(self.found, self.device),
             environment=environment(),
             telemetry={"before": telemetry.host_load()},
@@ -245,23 +258,28 @@ def current_device() -> Device | None:
 
 
 def resume(path: Path, options: Options) -> list[Row]:
-    """Rows of an unfinished run that a new one may keep.
+    """Rows of an unfinished run that a new one may keep: those whose kernel has not changed since.
 
     Raises:
         ValueError: the file is no result file, or was measured on another machine or with other settings.
     """
     run = results.load(path)
-    if (run.suite, run.seed) != (options.suite, options.seed):
-        raise ValueError(
-            f"{path} holds suite {run.suite} with seed {run.seed}, not {options.suite} with {options.seed}"
-        )
-    here = environment()
-    for key in ("machine", "cpu", "roofbench", "commit"):
-        if run.environment.get(key) != here.get(key):
-            raise ValueError(
-                f"{path} was measured with {key} {run.environment.get(key)!r}; here it is {here.get(key)!r}"
-            )
-    return run.rows
+    asked = {
+        "suite": options.suite,
+        "seed": options.seed,
+        "rivals": None if options.rivals is None else list(options.rivals),
+        "source": str(options.source) if options.source else None,
+    }
+    was = {**run.environment, **{key: getattr(run, key) for key in asked}}
+    for key, now in (asked | environment()).items():
+        if was.get(key) != now:
+            raise ValueError(f"{path} was measured with {key} {was.get(key)!r}; now it is {now!r}")
+    return [row for row in run.rows if row.kernel_sha256 == _kernel_sha256(row, options)]
+
+
+def _kernel_sha256(row: Row, options: Options) -> str | None:
+    claim = (Cpu(options.source) if options.source else backend_of(row.backend)).claim(row.op, row.format)
+    return sources.sha256(claim.source) if isinstance(claim, Claim) and claim.source else None
 
 
 def _describe(found: Sequence[Found], device: Device | None) -> dict[str, Any]:

@@ -11,8 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import platformdirs
-
 _PACKAGE = Path(__file__).parent
 
 
@@ -58,43 +56,25 @@ def build_ffi() -> Any:
     return load_module(folder("csrc") / "build_ffi.py")
 
 
-def compile_c(*paths: Path, flags: tuple[str, ...] = ()) -> Path:
-    """Compile C files to one shared library with the flags of our own, cached by content.
-
-    Args:
-        flags: more of them, such as a sanitiser's.
+def compile_c(source: Path, out: Path) -> None:
+    """Compile a C file to the shared library `out` with the flags of our own.
 
     Raises:
-        ValueError: a file cannot be read or does not compile, or there is no C compiler; says which.
+        ValueError: the file cannot be read or does not compile, or there is no C compiler; says which.
     """
+    try:
+        source.open("rb").close()
+    except OSError as error:
+        raise ValueError(f"{source}: {error.strerror}") from None
     builder = build_ffi()
     compile_flags, link_flags = builder.flags()
-    command = [*builder.compiler(), *compile_flags, *flags, "-shared", "-fPIC"]
-    digest = hashlib.sha256(" ".join(command).encode() + builder.HEADER.read_bytes())
-    for path in paths:
-        try:
-            digest.update(path.read_bytes())
-        except OSError as error:
-            raise ValueError(f"{path}: {error.strerror}") from None
-    out = Path(platformdirs.user_cache_dir("roofbench")) / f"{paths[0].stem}-{digest.hexdigest()[:16]}.so"
-    if out.exists():
-        return out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_suffix(f".{hash(id(out)) & 0xFFFF:x}.tmp")
+    command = [*builder.compiler(), *compile_flags, "-shared", "-fPIC", str(source), "-o", str(out), *link_flags, "-lm"]
     try:
-        done = subprocess.run(
-            [*command, *map(str, paths), "-o", str(partial), *link_flags, "-lm"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
         raise ValueError(f"no C compiler: {command[0]} is not there; {compiler_hint()}") from None
     if done.returncode:
-        partial.unlink(missing_ok=True)
-        raise ValueError(f"{paths[0]} does not compile:\n{done.stderr.strip()}")
-    partial.replace(out)  # two processes that build the same file both succeed
-    return out
+        raise ValueError(f"{source} does not compile:\n{done.stderr.strip()}")
 
 
 def compiler_hint() -> str:

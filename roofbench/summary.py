@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from roofbench.backends import backend_of
+from roofbench.backends import BACKENDS
 from roofbench.results import COUNTED, FAILURES, Row
 
 _STYLE = {"OK": "green", "NOISY": "yellow", "THROTTLED": "yellow", "UNSUPPORTED": "dim"}
@@ -25,7 +25,7 @@ def show(rows: Sequence[Row], console: Console | None = None) -> None:
     console = console or Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
     for backend in dict.fromkeys(row.backend for row in rows):
         mine = [row for row in rows if row.backend == backend]
-        console.print(Text(backend_of(backend).heading, style="bold"))
+        console.print(Text(_heading(backend), style="bold"))
         if console.width >= _NARROW:
             console.print(table(mine))
             continue
@@ -35,6 +35,11 @@ def show(rows: Sequence[Row], console: Console | None = None) -> None:
             console.print(short_table([row for row in mine if (row.op, _case(row)) == (op, case)], header=i == 0))
     for line in (*remarks(rows), *sentences(rows)):
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _heading(name: str) -> str:
+    """A file may come from a roofbench with more backends."""
+    return next((backend.heading for backend in BACKENDS if backend.name == name), name)
 
 
 def table(rows: Sequence[Row]) -> Table:

@@ -131,14 +131,12 @@ def alias(name, other):
 )
 def test_named(op, format, dims, change, says):
     arrays = inputs(op, format, dims, np.random.default_rng(0))
-    before = {name: array.tobytes() for name, array in arrays.items()}
     change(arrays)
+    before = {name: array.tobytes() for name, array in arrays.items() if isinstance(array, np.ndarray)}
     with pytest.raises(ValueError, match=says):
         CPU.run(op, format, arrays)
-    written = [name for name, arg in OPS[op].signature(format, dims).items() if arg.role != "in"]
-    for name in written:
-        if name in arrays and arrays[name].dtype.itemsize and len(arrays[name].tobytes()) == len(before[name]):
-            assert arrays[name].tobytes() in before.values()  # nothing was written
+    for name, content in before.items():
+        assert arrays[name].tobytes() == content, f"{name} was written to"
 
 
 def test_unknown_format():

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Plans, budgets, locks and resumption; kernels that crash or hang in their own process."""
 
+import math
 import time
+from pathlib import Path
 
 import pytest
 
-from roofbench import results, session
+from roofbench import results, session, sources
 from roofbench.backends import BACKENDS
 from roofbench.engine import Rules
 from roofbench.op import SUITES, Case
@@ -96,7 +98,7 @@ class TestPlan:
 @pytest.fixture
 def quick(tmp_path, monkeypatch):
     """A session over one short row, with a lock and a file of its own, that does not probe roofs."""
-    monkeypatch.setattr(session.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(session, "LOCK", tmp_path / "roofbench.lock")
     lines = []
     made = Session(Options(ops=("kv_append",), formats=("bf16",)), tmp_path / "run.json", say=lines.append)
     made._worker.calibrate = lambda _: []
@@ -106,11 +108,14 @@ def quick(tmp_path, monkeypatch):
 
 
 def fake_row(spec, *_):
-    return spec.blank("OK")
+    row = spec.blank("OK")
+    row.kernel_sha256 = sources.sha256(BACKENDS[0].claim(spec.case.op, spec.case.format).source)
+    return row
 
 
 class TestSession:
-    def test_every_row_is_on_disk_when_it_is_done(self, quick):
+    def test_every_row_is_on_disk_when_it_is_done(self, quick, monkeypatch):
+        monkeypatch.setattr(session, "SAVING", math.inf)
         quick._worker.measure = fake_row
         quick.start()
         assert results.load(quick.path).rows == []
@@ -119,6 +124,35 @@ class TestSession:
         assert not results.load(quick.path).finished
         quick.finish()
         assert results.load(quick.path).finished
+
+    def test_saving_takes_a_small_share_of_a_long_run(self, quick, monkeypatch):
+        """A file that takes a second to write is written every 20 seconds, and at the end."""
+        now, saved = [1.0], []
+
+        def save(run, _):
+            now[0] += 1.0
+            saved.append(len(run.rows))
+
+        monkeypatch.setattr(session.time, "monotonic", lambda: now[0])
+        monkeypatch.setattr(results, "save", save)
+        quick._worker.measure = fake_row
+        quick.start()
+        quick.specs = [RowSpec(Case("kv_append", "bf16", str(i), quick.specs[0].case.dims), "cpu") for i in range(100)]
+        for spec in quick.specs:
+            quick.measure(spec)
+            now[0] += 1.0
+        quick.finish()
+        assert saved[0] == 0
+        assert 5 <= len(saved) <= 7
+        assert saved[-1] == 100
+
+    def test_a_lock_of_another_user(self, quick, monkeypatch):
+        def denied(**_):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(quick._lock, "acquire", denied)
+        with pytest.raises(ValueError, match="roofbench.lock, which keeps other runs off .*: Permission denied"):
+            quick.start()
 
     def test_an_interrupted_run_is_not_finished(self, quick):
         quick.start()
@@ -199,15 +233,31 @@ class TestResume:
         quick.finish()
         assert [row.status for row in session.resume(quick.path, quick.options)] == ["OK"]
 
+    def test_a_kernel_that_has_changed_is_measured_again(self, quick):
+        quick._worker.measure = fake_row
+        quick.start()
+        quick.measure(quick.specs[0])
+        quick.finish()
+        run = results.load(quick.path)
+        run.rows[0].kernel_sha256 = "0" * 64
+        results.save(run, quick.path)
+        assert session.resume(quick.path, quick.options) == []
+
     def test_another_suite_or_machine_is_refused(self, quick):
         quick.start()
         quick.finish()
-        with pytest.raises(ValueError, match="holds suite quick with seed 0, not standard with 0"):
+        with pytest.raises(ValueError, match="was measured with suite 'quick'; now it is 'standard'"):
             session.resume(quick.path, Options(suite="standard"))
+        with pytest.raises(ValueError, match="was measured with seed 0; now it is 1"):
+            session.resume(quick.path, Options(seed=1))
+        with pytest.raises(ValueError, match=r"was measured with rivals None; now it is \['torch'\]"):
+            session.resume(quick.path, Options(rivals=("torch",)))
+        with pytest.raises(ValueError, match="was measured with source None; now it is 'mine.c'"):
+            session.resume(quick.path, Options(source=Path("mine.c")))
         run = results.load(quick.path)
         run.environment["cpu"] = "Another CPU"
         results.save(run, quick.path)
-        with pytest.raises(ValueError, match="was measured with cpu 'Another CPU'; here it is"):
+        with pytest.raises(ValueError, match="was measured with cpu 'Another CPU'; now it is"):
             session.resume(quick.path, quick.options)
 
 

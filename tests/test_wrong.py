@@ -112,12 +112,12 @@ def test_a_file_that_does_not_compile(tmp_path):
     path = tmp_path / "broken.c"
     path.write_text("int rb_gemv_f32( {\n")
     with pytest.raises(ValueError, match=r"broken.c does not compile:\n.*broken.c:1"):
-        sources.compile_c(path)
+        sources.compile_c(path, tmp_path / "out.so")
 
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(ValueError, match=r"gone.c: No such file or directory"):
-        sources.compile_c(tmp_path / "gone.c")
+        sources.compile_c(tmp_path / "gone.c", tmp_path / "out.so")
 
 
 def test_a_launcher_with_another_signature_does_not_compile(tmp_path):
@@ -125,7 +125,7 @@ def test_a_launcher_with_another_signature_does_not_compile(tmp_path):
     path = tmp_path / "drifted.c"
     path.write_text("#include <stdint.h>\nint rb_gemv_f32(const float *x, int64_t M) { return x[M] > 0; }\n")
     with pytest.raises(ValueError, match="conflicting types for"):
-        sources.compile_c(path)
+        sources.compile_c(path, tmp_path / "out.so")
 
 
 def test_no_compiler(tmp_path, monkeypatch):
@@ -133,4 +133,4 @@ def test_no_compiler(tmp_path, monkeypatch):
     path = tmp_path / "fine.c"
     path.write_text("int rb_threads(void) { return 1; }\n")
     with pytest.raises(ValueError, match="no C compiler: /nowhere/cc is not there; "):
-        sources.compile_c(path)
+        sources.compile_c(path, tmp_path / "out.so")

@@ -30,12 +30,14 @@ def main() -> None:
     wanted = digest()
     if PYTHON.exists() and stamp.exists() and stamp.read_text() == wanted:
         return
+    torch = gpu_torch()
     if not PYTHON.exists():
-        make(system_packages=options.extra == "bench" and has_gpu_torch())
+        make(torch)
     print(f"roofbench: installing into {VENV.name} ({', '.join(extras)}) ...", flush=True)
     index = ["--extra-index-url", options.index] if options.index else []
     pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *index]
-    done = subprocess.run([*pip, "-c", "constraints.txt", "-e", f".[{','.join(extras)}]"], cwd=ROOT, check=False)
+    pins = keep(torch) if torch else "constraints.txt" if extras != ["bench"] else os.devnull
+    done = subprocess.run([*pip, "-c", pins, "-e", f".[{','.join(extras)}]"], cwd=ROOT, check=False)
     if done.returncode:
         sys.exit("roofbench: the installation failed; what pip says is above")
     stamp.write_text(wanted)
@@ -67,16 +69,23 @@ def check_machine() -> None:
         sys.exit(f"roofbench: there is no C compiler ({compiler}): {system.format('gcc')}")
 
 
-def has_gpu_torch() -> bool:
-    """Whether this Python has a torch for CUDA or ROCm, which the environment then shares."""
-    code = "import torch, sys; sys.exit(not (torch.version.cuda or torch.version.hip))"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+def gpu_torch() -> str:
+    """Version of this Python's torch if it is one for CUDA or ROCm, which the environment then shares; else empty."""
+    code = "import torch; print(torch.__version__ if torch.version.cuda or torch.version.hip else '')"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout.strip()
 
 
-def make(*, system_packages: bool) -> None:
-    shared = ["--system-site-packages"] if system_packages else []
-    print(f"roofbench: making {VENV.name}{' over the torch that is installed' if shared else ''} ...", flush=True)
+def make(torch: str) -> None:
+    shared = ["--system-site-packages"] if torch else []
+    print(f"roofbench: making {VENV.name}{f' over torch {torch}' if torch else ''} ...", flush=True)
     subprocess.run([sys.executable, "-m", "venv", *shared, str(VENV)], check=True)
+
+
+def keep(torch: str) -> str:
+    """A constraints file that leaves the vendor's torch where it is."""
+    path = VENV / "constraints.txt"
+    path.write_text(f"torch=={torch}\n")
+    return str(path)
 
 
 def digest() -> str:

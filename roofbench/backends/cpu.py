@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
@@ -51,7 +52,7 @@ class Cpu(Backend):
             from roofbench import _cpu  # type: ignore[attr-defined]
 
             return Library(_cpu.lib, _cpu.ffi)
-        return load(sources.compile_c(self._source), self._source)
+        return load(self._source)
 
     def missing(self) -> str | None:
         try:
@@ -137,13 +138,16 @@ def _prototypes() -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def load(path: Path, source: Path) -> Library:
-    """A shared library that defines some launchers, through cffi's ABI mode."""
+def load(source: Path) -> Library:
+    """A file that defines some launchers, compiled and loaded through cffi's ABI mode. Raises ValueError."""
     import cffi
 
     ffi = cffi.FFI()
     ffi.cdef(sources.build_ffi().declarations())
-    return Library(ffi.dlopen(str(path)), ffi, source)
+    with tempfile.TemporaryDirectory(prefix="roofbench-") as folder:  # a loaded library needs its file no more
+        path = Path(folder) / f"{source.stem}.so"
+        sources.compile_c(source, path)
+        return Library(ffi.dlopen(str(path)), ffi, source)
 
 
 def _launcher(op: str, format: str) -> str:
