@@ -60,12 +60,14 @@ class Lane:
     Args:
         calls: one launch per rotated buffer.
         prepare: run before each launch on buffer i, outside the time.
+        verify: run after it, outside the time; raises where the launch did not do its work.
         per_sample: launches back to back, never two on one buffer.
     """
 
     name: str
     calls: Sequence[Call]
     prepare: Callable[[int], object] = lambda _: None
+    verify: Callable[[int], object] = lambda _: None
     per_sample: int = 1
     per_turn: int = 1
     seconds: float = 0.0  # of one launch, once warm
@@ -250,7 +252,10 @@ def _sample(lane: Lane, clock: Clock, *, may_be_zero: bool = False) -> float:
     lane.at = (chosen[-1] + 1) % len(lane.calls)
     for i in chosen:
         lane.prepare(i)
-    return _seconds(clock, [lane.calls[i] for i in chosen], may_be_zero=may_be_zero) / lane.per_sample
+    seconds = _seconds(clock, [lane.calls[i] for i in chosen], may_be_zero=may_be_zero)
+    for i in chosen:
+        lane.verify(i)
+    return seconds / lane.per_sample
 
 
 def _size(lane: Lane, clock: Clock, rules: Rules, floor_s: float) -> None:

@@ -19,7 +19,7 @@ from roofbench.ceilings import Roof
 from roofbench.devices import Device
 from roofbench.engine import Lane, Measurement, MeasurementError, Rules
 from roofbench.numerics import Limit
-from roofbench.op import Case, Op, Problem
+from roofbench.op import Arrays, Case, Op, Problem
 from roofbench.ops import op_of
 from roofbench.ops.probe import KINDS
 from roofbench.results import Row, RowNumerics, RowRival, RowRoof
@@ -167,7 +167,7 @@ class Bench:
 
     def _time(self, spec: RowSpec, run: _Run, rules: Rules) -> tuple[Measurement, list[RowRival]]:
         case, with_ = spec.case, self._instruments[spec.backend]
-        kernel = Lane(case.op, run.launches, run.prepare)
+        kernel = Lane(case.op, run.launches, run.prepare, run.verify)
         traffic, flops = run.contract.traffic(case), run.contract.flops(case)
         _, roof = ceilings.roof_of(traffic, flops, with_.roofs)
         lane = roof.fresh() if roof and case.op != "probe" and (spec.cache == "cold" or not traffic.bytes) else None
@@ -264,14 +264,22 @@ class _Run:
         self.launches = [backend.bind(case.op, case.format, case.dims, i.arrays) for i in problem.instances]
         self._rng = np.random.default_rng(seed + 1)
         self._keys: list[Any] = [None] * len(problem.instances)
+        self._spots: list[Arrays] = [{}] * len(problem.instances)
 
     def prepare(self, i: int) -> None:
         """Draw new activations and spoil a few outputs, so that neither a kept result nor no launch passes."""
         drawn = self.problem.draw(self._rng)
         self.launches[i].load(drawn.contents)
         self._keys[i] = drawn.key
-        for name, where in self.problem.instances[i].spots(self._rng).items():
+        self._spots[i] = self.problem.instances[i].spots(self._rng)
+        for name, where in self._spots[i].items():
             self.launches[i].spoil(name, where)
+
+    def verify(self, i: int) -> None:
+        """See that the launch wrote what was spoilt: at every launch, because only the last ones' results remain."""
+        for name, where in self._spots[i].items():
+            if self.launches[i].spoilt(name, where):
+                raise Incorrect(f"{name} of buffer {i} was not written by a timed launch")
 
     def check(self) -> float:
         """Launch once on every buffer, outputs poisoned, and compare."""

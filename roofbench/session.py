@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import platform
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +16,7 @@ from typing import Any
 
 import filelock
 
-from roofbench import devices, results, sources, telemetry
+from roofbench import devices, environment, results, sources, telemetry
 from roofbench.backends import BACKENDS, backend_of
 from roofbench.backends.base import Backend, Claim
 from roofbench.backends.cpu import Cpu
@@ -245,7 +243,7 @@ class Session:
             rivals=None if self.options.rivals is None else list(self.options.rivals),
             source=str(self.options.source) if self.options.source else None,
             device=_describe(self.found, self.device),
-            environment=environment(),
+            environment=environment.describe(),
             telemetry={"before": telemetry.host_load()},
             missing=missing,
         )
@@ -271,7 +269,7 @@ def resume(path: Path, options: Options) -> list[Row]:
         "source": str(options.source) if options.source else None,
     }
     was = {**run.environment, **{key: getattr(run, key) for key in asked}}
-    for key, now in (asked | environment()).items():
+    for key, now in (asked | environment.describe()).items():
         if was.get(key) != now:
             raise ValueError(f"{path} was measured with {key} {was.get(key)!r}; now it is {now!r}")
     return [row for row in run.rows if row.kernel_sha256 == _kernel_sha256(row, options)]
@@ -290,49 +288,3 @@ def _describe(found: Sequence[Found], device: Device | None) -> dict[str, Any]:
             for f in found
         ],
     }
-
-
-def environment() -> dict[str, Any]:
-    """Software and hardware that decide a result."""
-    cpu, cpu_backend = devices.detect()[-1], Cpu()
-    built = cpu_backend.missing() is None
-    packages = {}
-    for name in ("numpy", "ml_dtypes", "torch", "mlx", "triton"):
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "os": platform.platform(),
-        "machine": platform.machine(),
-        "cpu": cpu.name,
-        "cores": cpu.units,
-        "isa": cpu_backend.isa() if built else None,
-        "threads": cpu_backend.threads() if built else None,
-        "llc_bytes": devices.last_level_cache(),
-        "python": platform.python_version(),
-        "compiler": _compiler(),
-        "packages": packages,
-        "roofbench": metadata.version("roofbench"),
-        "commit": _commit(),
-    }
-
-
-def _compiler() -> str | None:
-    command = sources.build_ffi().compiler()[0]
-    text = devices.Host().run(command, "--version")
-    return text.splitlines()[0] if text else None
-
-
-def _commit() -> str | None:
-    """Of the checkout that this runs from, with ``+changes`` where it has some; None in a wheel."""
-    root = Path(__file__).parent.parent
-    if not (root / "csrc").is_dir():
-        return None
-    git = ["git", "-C", str(root)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return f"{commit}+changes" if dirty else commit

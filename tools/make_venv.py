@@ -79,6 +79,9 @@ def make(torch: str) -> None:
     shared = ["--system-site-packages"] if torch else []
     print(f"roofbench: making {VENV.name}{f' over torch {torch}' if torch else ''} ...", flush=True)
     subprocess.run([sys.executable, "-m", "venv", *shared, str(VENV)], check=True)
+    if torch and sys.prefix != sys.base_prefix:  # an environment itself, which --system-site-packages passes over
+        here = next(VENV.glob("lib*/python*/site-packages"))
+        (here / "outer.pth").write_text("\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
 
 
 def keep(torch: str) -> str:

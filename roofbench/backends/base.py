@@ -52,6 +52,12 @@ class Launch:
         array = self.arrays[name]
         array.reshape(-1).view(np.uint8).reshape(-1, array.itemsize)[where] = 0xFF
 
+    def spoilt(self, name: str, where: Array) -> bool:
+        """Whether any of these elements is still as `spoil` left it."""
+        array = self.arrays[name]
+        raw = array.reshape(-1).view(np.uint8).reshape(-1, array.itemsize)[where]
+        return bool((raw == 0xFF).all(axis=-1).any())
+
     def output(self, name: str) -> Array:
         """What an output holds now."""
         array: Array = self.arrays[name]
