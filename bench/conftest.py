@@ -11,6 +11,7 @@ import pytest
 
 from roofbench import cli, progress, session, summary
 from roofbench.results import FAILURES
+from roofbench.rows import RowSpec
 
 KEY = pytest.StashKey[session.Session]()
 
@@ -39,45 +40,83 @@ def pytest_addoption(parser):
     cli.add_bench_options(group.addoption)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """pytest-benchmark shows its own table to who asks it for something."""
+    words = [str(word).split("=")[0] for word in config.invocation_params.args]
+    if not any(word.startswith("--benchmark-") and word != "--benchmark-only" for word in words):
+        config.option.benchmark_quiet = True
+
+
 @pytest.hookimpl(trylast=True)  # after the terminal reporter
 def pytest_configure(config):
     options = config.option
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter:
-        reporter.showfspath = False
     try:
         wanted = cli.bench_options(options)
-        options.done = session.resume(options.resume, wanted) if options.resume else []
-        config.stash[KEY] = session.Session(
-            wanted, options.out, say=reporter.write_line if reporter else lambda _: None
-        )
+        options.before = session.resume(options.resume, wanted) if options.resume else None
+        say = reporter.write_line if reporter else lambda _: None
+        config.stash[KEY] = session.Session(wanted, options.out, say, options.resume)
     except (ValueError, OSError) as error:
         raise pytest.UsageError(f"roofbench: {error}") from None
 
 
+def pytest_unconfigure(config):
+    if KEY in config.stash:
+        config.stash[KEY].finish()  # where no test did
+
+
 def pytest_report_teststatus(report):
     """A row shows itself when it is done: no letters, no file names between."""
-    if report.passed and report.when == "call":
+    if report.passed and report.when == "call" and "benchmark" in report.keywords:
         return "passed", "", ""
     return None
 
 
 def pytest_generate_tests(metafunc):
-    if "spec" not in metafunc.fixturenames:
+    if not {"spec", "measure"} <= set(metafunc.fixturenames):
         return
     specs = [spec for spec in metafunc.config.stash[KEY].specs if spec.case.op in metafunc.module.OPS]
     metafunc.parametrize("spec", specs, ids=[spec.blank().id for spec in specs])
 
 
 def pytest_collection_modifyitems(config, items):
-    """Rows in the order of the plan; files without rows say nothing."""
+    """Rows in the order of the plan, after all else; files without rows say nothing."""
     order = {id(spec): i for i, spec in enumerate(config.stash[KEY].specs)}
-    place = {item: order.get(id(item.callspec.params["spec"])) for item in items if hasattr(item, "callspec")}
-    empty = [item for item, at in place.items() if at is None]
-    items[:] = sorted((item for item in items if item not in empty), key=lambda item: place.get(item, 0))
+    rows = [item for item in items if _spec(item)]
+    empty = [item for item in items if "measure" in getattr(item, "fixturenames", ()) and item not in rows]
+    items[:] = [item for item in items if item not in rows and item not in empty]
+    items += sorted(rows, key=lambda item: order[id(_spec(item))])
     config.hook.pytest_deselected(items=empty)
-    for item in items:
+    for item in rows:
         item.add_marker(pytest.mark.benchmark(timer=CLOCK))
+
+
+def pytest_collection_finish(session):
+    """What -k and names of files left is the run. Where that is all, the machine is taken now."""
+    config, run = session.config, session.config.stash[KEY]
+    run.specs = [spec for item in session.items if (spec := _spec(item))]
+    if not run.specs or len(run.specs) < len(session.items):
+        return
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter:
+        reporter.showfspath = False
+    if not config.option.collectonly:
+        _or_exit(run.take)
+
+
+def _spec(item):
+    """The row that an item measures; None for tests of another kind."""
+    spec = item.callspec.params.get("spec") if hasattr(item, "callspec") else None
+    return spec if isinstance(spec, RowSpec) else None
+
+
+def _or_exit(do, *arguments):
+    """What stops the run is one line."""
+    try:
+        return do(*arguments)
+    except ValueError as error:
+        return pytest.exit(f"roofbench: {error}", returncode=2)
 
 
 @pytest.fixture(scope="session")
@@ -87,12 +126,9 @@ def run(pytestconfig):
     capture = pytestconfig.pluginmanager.get_plugin("capturemanager")
     with capture.global_and_fixture_disabled():
         pytestconfig.pluginmanager.get_plugin("terminalreporter").ensure_newline()
-        try:
-            it.start(pytestconfig.option.done)
-        except ValueError as error:
-            pytest.exit(f"roofbench: {error}", returncode=2)
+        _or_exit(it.start, pytestconfig.option.before)
     yield it
-    it.finish()
+    _or_exit(it.finish)
 
 
 @pytest.fixture
@@ -102,7 +138,7 @@ def measure(run, benchmark, pytestconfig):
     capture = pytestconfig.pluginmanager.get_plugin("capturemanager")
 
     def measure(spec):
-        row = run.measure(spec)
+        row = _or_exit(run.measure, spec)
         with capture.global_and_fixture_disabled():
             reporter.ensure_newline()
             reporter.write_line(progress.line(run, row))
@@ -118,10 +154,14 @@ def measure(run, benchmark, pytestconfig):
     return measure
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # below all else
 def pytest_terminal_summary(terminalreporter, config):
+    yield
     it = config.stash.get(KEY, None)
     if it is None or not it.run.rows:
         return
     terminalreporter.section("roofbench")
-    summary.show(it.run.rows)
-    terminalreporter.write_line(f"\n{it.path}")
+    terminalreporter.write(f"{summary.text(it.run)}\n{it.path}\n")
+    again = it.again()
+    if again:
+        terminalreporter.write_line(f"To go on: {again}")

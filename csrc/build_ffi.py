@@ -6,6 +6,7 @@ setup.py names `ffibuilder`. `flags` and `prototypes` also serve who compiles on
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shlex
@@ -54,6 +55,22 @@ def level() -> list[str]:
     return ["-march=native"] if "\nnative" in done.stdout else []
 
 
+# What the library says of itself: the files that it was built from, and what compiled them.
+ORIGIN = """static const char *const rb_built_from;
+static const char *const rb_compiler;
+"""
+COMPILER = """#if defined(__apple_build_version__)
+static const char *const rb_compiler = "Apple Clang " __clang_version__;
+#elif defined(__clang__)
+static const char *const rb_compiler = "Clang " __clang_version__;
+#elif defined(__GNUC__)
+static const char *const rb_compiler = "GCC " __VERSION__;
+#else
+static const char *const rb_compiler = "unknown";
+#endif
+"""
+
+
 @cache
 def flags() -> tuple[list[str], list[str]]:
     """Compile and link flags of every C source, the header that declares it included."""
@@ -81,16 +98,22 @@ def sources() -> list[Path]:
     return sorted(HERE.glob("*.c"))
 
 
+def hashes() -> dict[str, str]:
+    """The sha256 of the header and of every source, by file name."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (HEADER, *sources())}
+
+
 def ffibuilder() -> Any:
     """The cffi.FFI that setup.py builds."""
     import cffi
 
     ffi = cffi.FFI()
-    ffi.cdef(declarations())
+    ffi.cdef(declarations() + ORIGIN)
+    files = "\n".join(f'  "{name}:{digest} "' for name, digest in hashes().items())
     compile_args, link_args = flags()
     ffi.set_source(
         "roofbench._cpu",
-        "",  # the header comes with -include
+        f"static const char *const rb_built_from =\n{files};\n{COMPILER}",  # the header comes with -include
         sources=[os.path.relpath(source) for source in sources()],
         depends=[os.path.relpath(HEADER)],
         extra_compile_args=compile_args,

@@ -31,9 +31,9 @@
 
 enum {
   LANES = 16,
-  MT = 2, /* MT * NT sums and MT + NT operands fit 16 vector registers of AVX-512 */
+  MT = 2, /* MT * NT sums in flight hide the latency of a multiply-add; with operands, 14 registers */
   NT = 4,
-  MI = 16, /* MI rows of x, KC long, stay in L1 while NB rows of w pass */
+  MI = 8,  /* MI rows of x, KC long, are half of an L1 and stay there while NB rows of w pass */
   MB = 64, /* each weight is decoded once per MB tokens; their sums fit a stack of 128 KB */
   NB = 16,
   KC = 512, /* sums, w and x of a block stay in L2 */

@@ -120,22 +120,27 @@ READ_STREAMS(read_4streams, 4)
 READ_STREAMS(read_8streams, 8)
 
 /* Stores of NAME##_plain go through the caches, those of NAME##_stream past them where the chip can. */
+union quarters {
+  f32x16 whole;
+  f32x4 part[4];
+};
 #if defined(__x86_64__)
 #define STREAM_STORE(P, V) \
   for (int q = 0; q < 4; q++) _mm_stream_ps((float *)(P) + 4 * q, (__m128)((union quarters){V}).part[q])
 #define STREAM_FENCE() _mm_sfence()
-#elif defined(__clang__)
-#define STREAM_STORE(P, V) \
-  for (int q = 0; q < 4; q++) __builtin_nontemporal_store(((union quarters){V}).part[q], (f32x4 *)(P) + q)
+#elif defined(__aarch64__)
+static inline __attribute__((always_inline)) void stream_store(float *to, union quarters v) {
+  __asm__ volatile("stnp %q1, %q2, [%0]\n\tstnp %q3, %q4, [%0, #32]"
+                   :
+                   : "r"(to), "w"(v.part[0]), "w"(v.part[1]), "w"(v.part[2]), "w"(v.part[3])
+                   : "memory");
+}
+#define STREAM_STORE(P, V) stream_store(P, (union quarters){V})
 #define STREAM_FENCE()
 #else
 #define STREAM_STORE(P, V) (*(f32x16 *)(P) = (V))
 #define STREAM_FENCE()
 #endif
-union quarters {
-  f32x16 whole;
-  f32x4 part[4];
-};
 #define PLAIN_STORE(P, V) (*(f32x16 *)(P) = (V))
 
 typedef void store_fn(float *out, const float *b, const float *c, int64_t n);

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +12,13 @@ from roofbench import engine
 from roofbench.backends.base import Backend
 from roofbench.devices import Device
 from roofbench.engine import Lane
-from roofbench.op import Case, Traffic, Types
+from roofbench.formats import Array
+from roofbench.numerics import aligned
+from roofbench.op import Arrays, Case, Traffic, Types, instances_for
 from roofbench.ops import OPS
-from roofbench.ops.probe import KINDS, PEAKS, probes
+from roofbench.ops.probe import KINDS, PEAKS, kind_of, probes
 from roofbench.results import RoofVariant
+from roofbench.telemetry import available_memory
 from roofbench.timing import Clock
 
 MEASURED_SLACK = 1.03  # a kernel may beat its probe by that much before it is impossible
@@ -58,23 +61,31 @@ def calibrate(backend: Backend, clock: Clock, cold_bytes: int, kinds: Sequence[s
     Returns:
         Roofs by probe; empty where the backend has no probes.
     """
-    found = {}
+    found: dict[str, Roof] = {}
+    contract, pool = OPS["probe"], np.zeros(0, np.uint8)
     for case in probes(*backend.probe_sizes(cold_bytes)):
-        ways = backend.probe_variants(case.name)
-        if not ways or case.name not in kinds:
+        ways = backend.probe_variants(kind_of(case), case.format)
+        if not ways or kind_of(case) not in kinds:
             continue
-        contract = OPS["probe"]
-        problem = contract.problem(case, 0, 0 if case.name in PEAKS else cold_bytes)
         work = contract.flops(case) or contract.traffic(case).bytes
-        buffers = [instance.arrays for instance in problem.instances]
+        need = contract.footprint(case, cold_bytes)
+        free = backend.free_memory() or available_memory()
+        if free is not None and need > free:
+            continue
+        if pool.nbytes < need:
+            pool = aligned((need,), np.uint8, align=4096)
+            pool.view(np.uint32)[...] = 0x3F800000  # 1 as f32
+        buffers = _buffers(case, cold_bytes, pool)
         lanes = [
-            Lane(name, [backend.bind("probe", case.format, {**case.dims, **way}, arrays) for arrays in buffers])
+            Lane(name, backend.bind_all("probe", case.format, {**case.dims, **way}, buffers))
             for name, way in ways.items()
         ]
+        at = 0  # one place in the rotation for all, so that none finds what another left in the caches
         for _ in range(_ROUNDS + 1):  # the first round warms up
             for lane in lanes:
-                for call in lane.calls[:3]:
-                    lane.samples.append(clock.run([call]))
+                for _ in range(3):
+                    lane.samples.append(clock.run([lane.calls[at % len(buffers)]]))
+                    at += 1
         for lane in lanes:
             del lane.samples[:3]
         rates = [work / lane.median_s for lane in lanes]
@@ -84,18 +95,46 @@ def calibrate(backend: Backend, clock: Clock, cold_bytes: int, kinds: Sequence[s
     return found
 
 
-def roof_of(traffic: Traffic, flops: int, roofs: dict[str, Roof]) -> tuple[str, Roof | None]:
-    """Which ceiling bounds a row: ``bandwidth`` or ``compute``, and its roof.
+def _buffers(case: Case, cold_bytes: int, pool: Array) -> list[Arrays]:
+    """Arrays of a probe, cut out of one pool that all probes share: their contents do not matter here."""
+    contract = OPS["probe"]
+    signature = contract.signature(case.format, case.dims)
+    touched = contract.traffic(case).bytes
+    found, at = [], 0
+    for _ in range(instances_for(touched, cold_bytes) if touched else 1):
+        arrays = {}
+        for name, arg in signature.items():
+            if arg.shape == (1,):
+                arrays[name] = np.zeros(1, arg.dtype)
+                continue
+            arrays[name] = pool[at : at + arg.nbytes].view(arg.dtype).reshape(arg.shape)
+            at += arg.nbytes
+        found.append(arrays)
+    return found
 
-    The roof whose time is longer: bytes over the probe with the row's mix of reads and writes, or
-    operations over the higher peak (S. Williams et al., "Roofline", 2009).
+
+def roof_of(
+    traffic: Traffic, flops: int, x: str, roofs: dict[str, Roof], specs: Mapping[str, float | None]
+) -> tuple[str, Roof | None]:
+    """Which ceiling bounds a row: ``bandwidth`` or ``compute``, and its measured roof if there is one.
+
+    The ceiling whose time is longer: bytes over the probe with the row's mix of reads and writes, or operations
+    over the highest peak of its type (S. Williams et al., "Roofline", 2009). Where a peak of that type was not
+    measured, the vendor's decides, or that of another type; but neither is the row's roof.
+
+    Args:
+        x: type of the activations.
+        specs: the vendor's GB/s and TFLOP/s, as ``bandwidth`` and ``compute``.
     """
     stream = roofs.get(traffic.mix)
-    peak = max((roofs[kind] for kind in PEAKS if kind in roofs), key=lambda roof: roof.rate, default=None)
-    if peak and stream and flops / peak.rate > traffic.bytes / stream.rate:
-        return "compute", peak
-    if not stream and flops and not traffic.bytes:
-        return "compute", None
+    peaks = sorted((roof for roof in roofs.values() if kind_of(roof.case) in PEAKS), key=lambda roof: -roof.rate)
+    own = next((roof for roof in peaks if roof.case.types.x == x), None)
+    bytes_per_s = stream.rate if stream else (specs.get("bandwidth") or 0) * 1e9
+    flops_per_s = own.rate if own else (specs.get("compute") or 0) * 1e12 or (peaks[0].rate if peaks else 0)
+    if not traffic.bytes and flops:
+        return "compute", own
+    if bytes_per_s and flops_per_s and flops / flops_per_s > traffic.bytes / bytes_per_s:
+        return "compute", own
     return "bandwidth", stream
 
 

@@ -4,42 +4,51 @@
 from __future__ import annotations
 
 import argparse
-import json
+import io
+import os
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from roofbench import devices
-from roofbench.op import SUITES
-from roofbench.results import FAILURES
+from roofbench import output
 
 if TYPE_CHECKING:
-    from roofbench.session import Options
+    from roofbench.plan import Options
+    from roofbench.session import Session
+
+# All else is imported where it is needed, so that Ctrl-C finds `main` there.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. 0: done; 1: a result is impossible or wrong; 2: bad input; 130: interrupted."""
+    output.prepare()
+    try:
+        return _main(arguments)
+    except KeyboardInterrupt:
+        output.note("roofbench: interrupted")
+        return 130
+    finally:
+        output.finish()
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     if sys.platform == "win32":
-        print("roofbench does not run on native Windows: open WSL2 (wsl --install) and run it there.", file=sys.stderr)
+        output.note("roofbench does not run on native Windows: open WSL2 (wsl --install) and run it there.")
         return 2
     options = _parser().parse_args(arguments)
     try:
         code: int = options.run(options)
     except (ValueError, OSError) as error:
-        print(f"roofbench: {error}", file=sys.stderr)
+        output.note(f"roofbench: {error}")
         return 2
-    except KeyboardInterrupt:
-        print("roofbench: interrupted", file=sys.stderr)
-        return 130
     return code
 
 
 def add_bench_options(add: object) -> None:
     """The options that `roofbench bench` and pytest share; `add` is an argparse or pytest ``addoption``."""
+    from roofbench.op import SUITES
+
     many = {"action": "append", "default": [], "metavar": "NAME"}
     for name, words in (
         ("suite", {"default": "quick", "metavar": "NAME", "help": f"how much: {', '.join(SUITES)}"}),
@@ -49,17 +58,27 @@ def add_bench_options(add: object) -> None:
         ("backend", {**many, "help": "only this backend; may be repeated"}),
         ("device", {"default": None, "metavar": "NAME", "help": "the device this is, where it is not recognised"}),
         ("rival", {**many, "help": "only this rival, or none; may be repeated"}),
-        ("source", {"type": Path, "default": None, "metavar": "FILE", "help": "a C file of yours with our launchers"}),
+        ("source", {"type": _path, "default": None, "metavar": "FILE", "help": "a C file of yours with our launchers"}),
         ("seed", {"type": int, "default": 0, "help": "of every buffer's contents"}),
-        ("out", {"type": Path, "default": None, "metavar": "FILE", "help": "result file (roofbench-runs/...)"}),
-        ("resume", {"type": Path, "default": None, "metavar": "FILE", "help": "keep the rows of an unfinished run"}),
+        ("out", {"type": _path, "default": None, "metavar": "FILE", "help": "result file (roofbench-runs/...)"}),
+        ("resume", {"type": _path, "default": None, "metavar": "FILE", "help": "keep the rows of an unfinished run"}),
     ):
         add(f"--{name}", **words)  # type: ignore[operator]
 
 
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{os.fsencode(text)!r} is not valid UTF-8") from None
+    return Path(text)
+
+
 def bench_options(given: argparse.Namespace) -> Options:
     """Options of a run from parsed words. Raises ValueError where a name is unknown."""
-    from roofbench.session import Options
+    from roofbench.plan import Options
 
     rivals = None if not given.rival else tuple(name for name in given.rival if name != "none")
     return Options(
@@ -76,6 +95,8 @@ def bench_options(given: argparse.Namespace) -> Options:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from importlib import metadata
+
     parser = argparse.ArgumentParser(
         prog="roofbench", description="How close LLM kernels come to the ceilings of this machine."
     )
@@ -97,36 +118,71 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from roofbench import session, summary
+    from roofbench import session
     from roofbench.progress import Progress
+    from roofbench.results import FAILURES
 
     wanted = bench_options(options)
-    done = session.resume(options.resume, wanted) if options.resume else []
-    run = session.Session(wanted, options.out, say=lambda line: print(line, file=sys.stderr))
+    before = session.resume(options.resume, wanted) if options.resume else None
+    run = session.Session(wanted, options.out, output.note, options.resume)
+    trouble: ValueError | KeyboardInterrupt | None = None
     try:
-        run.start(done)
-        progress = Progress(run, sys.stderr)
+        run.start(before)
+        progress = Progress(run)
         for spec in run.specs:
             progress.before(spec)
             progress.after(run.measure(spec))
-    finally:
+    except (ValueError, KeyboardInterrupt) as error:
+        output.note("")  # below the row that was under way
+        trouble = error
+    try:
         run.finish()
-    if options.json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(run.run), indent=1).decode() + "\n")
-    else:
-        summary.show(run.run.rows)
-    print(f"\n{run.path}", file=sys.stderr)
+        if run.run.rows or not trouble:
+            _report(run, as_json=options.json)
+    except ValueError as error:
+        trouble = trouble or error
+    again = run.again()
+    if again:
+        output.note(f"To go on: {again}")
+    if isinstance(trouble, ValueError):
+        raise trouble
+    if trouble:
+        output.note("roofbench: interrupted")
+        return 130
     return int(any(row.status in FAILURES for row in run.run.rows))
 
 
+def _report(run: Session, *, as_json: bool) -> None:
+    """Results on standard output; the name of their file in any case."""
+    import json
+
+    import msgspec
+
+    from roofbench import summary
+
+    if as_json:
+        text = json.dumps(msgspec.json.decode(msgspec.json.encode(run.run)), indent=1) + "\n"  # ASCII only
+    else:
+        text = summary.text(run.run)
+    try:
+        output.write(text)
+    finally:
+        output.note(f"\n{run.path}")
+
+
 def _devices(options: argparse.Namespace) -> int:
+    import json
+
+    import msgspec
+
+    from roofbench import devices, summary
+
     found = devices.detect()
     if options.json:
         here = [{**f._asdict(), "device": f.device.id if f.device else None} for f in found]
         catalogue = {id: msgspec.to_builtins(device) for id, device in devices.catalogue().items()}
-        print(json.dumps({"found": here, "catalogue": catalogue}, indent=1))
+        output.write(json.dumps({"found": here, "catalogue": catalogue}, indent=1) + "\n")
         return 0
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -143,7 +199,8 @@ def _devices(options: argparse.Namespace) -> int:
             f"{memory.bandwidth_gbs:g}" if memory else "-",
             *(f"{peaks[type]:g}" if type in peaks else "-" for type in ("f32", "bf16", "fp8", "fp4")),
         )
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    text = io.StringIO()
+    console = summary.console(text)
     console.print(table)
     console.print("TFLOP/s are dense, with f32 sums, at the clock that the vendor states.\n")
     for f in found:
@@ -151,13 +208,17 @@ def _devices(options: argparse.Namespace) -> int:
         console.print(f"This machine's {f.kind}: {f.name}{units}: {f.device.id if f.device else 'unknown'}")
     if not any(f.device for f in found):
         console.print("An unknown device gets no % of spec. `roofbench devices add` writes a stub to fill in.")
+    output.write(text.getvalue())
     return 0
 
 
 def _add_device(_: argparse.Namespace) -> int:
+    from roofbench import devices
+
     found = next((f for f in devices.detect() if f.device is None), None)
     if found is None:
         raise ValueError("every device of this machine is known already")
     path = devices.add_stub(found)
-    print(f"{path} has a stub for {found.name}: fill in what the comments ask for, each figure with its source.")
+    ask = "fill in what the comments ask for, each figure with its source"
+    output.write(f"{path} has a stub for {found.name}: {ask}.\n")
     return 0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -11,25 +12,28 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import platformdirs
+
+Positive = Annotated[float, msgspec.Meta(gt=0, le=1e15)]  # TOML has infinity
+Count = Annotated[int, msgspec.Meta(gt=0)]
 
 
 class Units(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What computes: ``kind`` (SM, CU, GPU core, core) and how many."""
 
     kind: str
-    count: int
+    count: Count
 
 
 class ClockSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """GHz: the clock that the stated peaks assume, for some types another, and the highest the chip reports."""
 
-    spec_ghz: float
-    max_ghz: float | None = None
-    peak_ghz: dict[str, float] = {}
+    spec_ghz: Positive
+    max_ghz: Positive | None = None
+    peak_ghz: dict[str, Positive] = {}
     source: str
 
     def of(self, dtype: str) -> float:
@@ -41,10 +45,10 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Bandwidth is bus_bits x rate_mtps / 8, decimal GB/s; `rounded` where the vendor states another figure."""
 
     type: str
-    size_gb: list[int]
-    bus_bits: int
-    rate_mtps: float
-    bandwidth_gbs: float
+    size_gb: list[Count]
+    bus_bits: Count
+    rate_mtps: Positive
+    bandwidth_gbs: Positive
     rounded: bool = False
     source: str
 
@@ -52,8 +56,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Caches(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """MB: the level that all units share, and the last level before memory where that is another one."""
 
-    l2_mb: float | None = None
-    llc_mb: float | None = None
+    l2_mb: Positive | None = None
+    llc_mb: Positive | None = None
     source: str
 
 
@@ -63,18 +67,18 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     name: str
     vendor: str
     arch: str
-    kind: str = "gpu"
+    kind: Literal["gpu", "cpu"] = "gpu"
     year: int | None = None
     units: Units | None = None
     clock: ClockSpec | None = None
     memory: Memory | None = None
     caches: Caches | None = None
-    flop_per_clock: dict[str, float] = {}
-    dense_tflops: dict[str, float] = {}
-    sparse_tflops: dict[str, float] = {}
+    flop_per_clock: dict[str, Positive] = {}
+    dense_tflops: dict[str, Positive] = {}
+    sparse_tflops: dict[str, Positive] = {}
     peaks_source: str = ""
     power: dict[str, Any] = {}
-    price_usd: dict[str, int] = {}
+    price_usd: dict[str, Count] = {}
     interconnect: dict[str, Any] = {}
     reports_as: list[str] = []
     sources: list[str] = []
@@ -137,7 +141,7 @@ def catalogue() -> dict[str, Device]:
     """Every device by id, the user's own file last.
 
     Raises:
-        ValueError: the user's file is wrong; names the file and the field.
+        ValueError: the user's file is wrong; names the file, the table and the field.
     """
     found = _load(Path(__file__).parent / "devices.toml")
     if user_file().exists():
@@ -152,10 +156,18 @@ def user_file() -> Path:
 
 def _load(path: Path) -> dict[str, Device]:
     try:
-        tables = msgspec.toml.decode(path.read_bytes(), type=dict[str, Device])
-    except (OSError, msgspec.DecodeError) as error:
+        tables = msgspec.toml.decode(path.read_bytes(), type=dict[str, Any])
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: {error}") from None
-    return {id: msgspec.structs.replace(device, id=id) for id, device in tables.items()}
+    found = {}
+    for id, table in tables.items():
+        try:
+            found[id] = msgspec.structs.replace(msgspec.convert(table, Device), id=id)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"{path}: [{id}]: {error}") from None
+    return found
 
 
 def device_of(name: str) -> Device:
@@ -298,7 +310,8 @@ def _bytes(size: str) -> int:
 
 def stub(found: Found) -> str:
     """A table for devices.toml with what the machine says filled in, and what a person must add as comments."""
-    id = re.sub(r"[^a-z0-9]+", "-", found.name.lower()).strip("-")
+    id = re.sub(r"[^a-z0-9]+", "-", found.name.lower()).strip("-") or found.kind
+    name = json.dumps(found.name, ensure_ascii=False)  # as TOML quotes it
     unit = {"gpu": "GPU core", "cpu": "core"}[found.kind]
     units = (
         f'units = {{ kind = "{unit}", count = {found.units} }}'
@@ -306,11 +319,11 @@ def stub(found: Found) -> str:
         else f'# units = {{ kind = "{unit}", count = ? }}'
     )
     return f"""[{id}]
-name = "{found.name}"
+name = {name}
 vendor = "?"
 arch = "{found.arch}"
 kind = "{found.kind}"
-reports_as = ["{found.name}"]
+reports_as = [{name}]
 {units}
 # Each figure with the page that states it. Without `memory` there is no % of spec for bandwidth.
 # memory = {{ type = "?", size_gb = [?], bus_bits = ?, rate_mtps = ?, bandwidth_gbs = ?, source = "?" }}
@@ -333,13 +346,15 @@ def add_stub(found: Found) -> Path:
     path, text = user_file(), stub(found)
     table = text.splitlines()[0]
     try:
-        before = path.read_text() if path.exists() else ""
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
         if table in before.splitlines():
             raise ValueError(f"{path} has a table {table} already: fill in what it lacks")
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".tmp")
-        partial.write_text(f"{before}\n{text}".lstrip("\n"))
+        partial.write_text(f"{before}\n{text}".lstrip("\n"), encoding="utf-8")
         partial.replace(path)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: {error}") from None
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
     catalogue.cache_clear()

@@ -53,7 +53,7 @@ class MeasurementError(Exception):
     """A measurement that cannot be made; the message says why."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Lane:
     """One contestant: the kernel, its probe or a rival.
 
@@ -61,6 +61,7 @@ class Lane:
         calls: one launch per rotated buffer.
         prepare: run before each launch on buffer i, outside the time.
         verify: run after it, outside the time; raises where the launch did not do its work.
+        wake: run between the two, outside the time: threads that went to sleep while others worked.
         per_sample: launches back to back, never two on one buffer.
     """
 
@@ -68,9 +69,12 @@ class Lane:
     calls: Sequence[Call]
     prepare: Callable[[int], object] = lambda _: None
     verify: Callable[[int], object] = lambda _: None
+    wake: Call = lambda: None
     per_sample: int = 1
     per_turn: int = 1
     seconds: float = 0.0  # of one launch, once warm
+    clock: Clock | None = None  # of its own queue, where that is not the kernel's
+    failed: str | None = None  # why a rival is out
     short: bool = False  # even a launch on every buffer does not hide what an empty launch takes
     at: int = 0
     samples: list[float] = field(default_factory=list)
@@ -89,6 +93,7 @@ class Measurement:
         status: OK, NOISY or THROTTLED.
         reason: why it is not OK.
         clock_mhz: held while sampling, the median of readings.
+        warmup_s: device time of the kernel before its samples count.
     """
 
     kernel: Lane
@@ -157,31 +162,42 @@ def measure(
         MeasurementError: the clock runs backwards, stands still or is too coarse.
     """
     lanes = [kernel, *([roof] if roof else []), *rivals]
-    warmed_s = 0.0
-    for lane in lanes:
-        _size(lane, clock, rules, floor_s)
-        warmed_s += _warm_up(lane, clock, rules)
-        _size(lane, clock, rules, floor_s)
+    warmed_s = {}
+
+    def ready(lane: Lane) -> None:
+        _size(lane, lane.clock or clock, rules, floor_s)
+        warmed_s[lane.name] = _warm_up(lane, lane.clock or clock, rules)
+        _size(lane, lane.clock or clock, rules, floor_s)
+
+    lanes = [lane for lane in lanes if _runs(lane, ready, rivals)]
     deadline = clock.now() + rules.cap_s
     clocks: list[float] = []
     pauses = rounds = 0
     throttled = False
     next_check = rules.min_samples
     while True:
-        turns = [(lane, _turn(lane, clock, rules)) for lane in (lanes if rounds % 2 == 0 else lanes[::-1])]
+        turns: dict[str, list[float]] = {}
+
+        def turn(lane: Lane, turns: dict[str, list[float]] = turns) -> None:
+            turns[lane.name] = _turn(lane, lane.clock or clock, rules)
+
+        left = [lane for lane in (lanes if rounds % 2 == 0 else lanes[::-1]) if _runs(lane, turn, rivals)]
+        lanes = [lane for lane in lanes if lane in left]
         rounds += 1
         reading = telemetry.read()
         hot = _is_throttled(reading, telemetry.nominal_mhz, rules)
         if hot and pauses < rules.throttle_retries:
             pauses += 1
             clock.sleep(0.05 * 2**pauses)  # the round is thrown away; cool down
+            for lane in lanes:
+                _warm_up(lane, lane.clock or clock, rules)
             continue
         throttled |= hot
         if not hot:
             pauses = 0
-        for lane, samples in turns:
-            lane.samples += samples
-            lane.turns.append(float(np.median(samples)))
+        for lane in lanes:
+            lane.samples += turns[lane.name]
+            lane.turns.append(float(np.median(turns[lane.name])))
         if reading.clock_mhz:
             clocks.append(reading.clock_mhz)
         n, late = len(kernel.samples), clock.now() >= deadline
@@ -196,7 +212,19 @@ def measure(
                 break
     status, reason = _judge(kernel, rules, throttled=throttled)
     held = float(np.median(clocks)) if clocks else None
-    return Measurement(kernel, roof, list(rivals), status, reason, held, floor_s, warmed_s)
+    return Measurement(kernel, roof, list(rivals), status, reason, held, floor_s, warmed_s[kernel.name])
+
+
+def _runs(lane: Lane, what: Callable[[Lane], object], rivals: Sequence[Lane]) -> bool:
+    """Do something with a lane. A rival that fails is out, and says why; whatever else fails is raised."""
+    try:
+        what(lane)
+    except Exception as error:
+        if not any(lane is rival for rival in rivals):
+            raise
+        lane.failed = f"{type(error).__name__}: {error}"
+        return False
+    return True
 
 
 def _is_throttled(reading: Reading, nominal_mhz: float | None, rules: Rules) -> bool:
@@ -252,6 +280,7 @@ def _sample(lane: Lane, clock: Clock, *, may_be_zero: bool = False) -> float:
     lane.at = (chosen[-1] + 1) % len(lane.calls)
     for i in chosen:
         lane.prepare(i)
+    lane.wake()
     seconds = _seconds(clock, [lane.calls[i] for i in chosen], may_be_zero=may_be_zero)
     for i in chosen:
         lane.verify(i)
@@ -264,7 +293,9 @@ def _size(lane: Lane, clock: Clock, rules: Rules, floor_s: float) -> None:
     window, most = max(rules.window_floors * floor_s, finest), len(lane.calls)
     lane.per_sample = 1
     while True:
-        lane.seconds = float(np.median([_sample(lane, clock, may_be_zero=True) for _ in range(3)]))
+        first = _sample(lane, clock, may_be_zero=True)
+        more = [_sample(lane, clock, may_be_zero=True) for _ in range(2 if first < rules.cap_s / 10 else 0)]
+        lane.seconds = float(np.median([first, *more]))
         sample_s = lane.seconds * lane.per_sample
         if sample_s >= window or lane.per_sample == most:
             break

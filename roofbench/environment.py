@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from roofbench import devices, sources
+from roofbench import devices
 from roofbench.backends.cpu import Cpu
 
 
@@ -32,17 +32,11 @@ def describe() -> dict[str, Any]:
         "threads": cpu_backend.threads() if built else None,
         "llc_bytes": devices.last_level_cache(),
         "python": platform.python_version(),
-        "compiler": _compiler(),
+        "compiler": cpu_backend.compiler() if built else None,
         "packages": packages,
         "roofbench": metadata.version("roofbench"),
         "commit": _commit(),
     }
-
-
-def _compiler() -> str | None:
-    command = sources.build_ffi().compiler()[0]
-    text = devices.Host().run(command, "--version")
-    return text.splitlines()[0] if text else None
 
 
 def _commit() -> str | None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -157,45 +157,38 @@ class Traffic:
 PROBE_READ_SHARE = {"read": 1.0, "triad": 2 / 3, "copy": 0.5, "write": 0.0}
 
 
-class Drawn(NamedTuple):
-    """Contents of some inputs, drawn for one launch, and the key by which `Instance.expect` knows them."""
-
-    contents: Arrays
-    key: Any
-
-
-def nothing(_: np.random.Generator) -> Drawn:
-    """Inputs stay as they are."""
-    return Drawn({}, None)
-
-
-@dataclass(slots=True)
-class Instance:
-    """One set of arrays of a problem, and what a launch on them must give.
+class Instance(ABC):
+    """One set of arrays of a case, and what a launch on them must give.
 
     Args:
         arrays: every argument, inputs filled, outputs allocated.
-        expect: key of the contents that were drawn -> what each output must hold after a launch.
-        spots: draws a few elements of each output, by their index in memory, that the next launch must
-            write: they are overwritten before it, so that a launch that does nothing is found out.
     """
 
-    arrays: Arrays
-    expect: Callable[[Any], dict[str, Expected]]
-    spots: Callable[[np.random.Generator], Arrays]
+    def __init__(self, arrays: Arrays) -> None:
+        self.arrays = arrays
+
+    def draw(self, rng: np.random.Generator) -> Arrays:
+        """Other contents of some inputs for the next launch, so that it cannot know its result from an earlier one.
+
+        It comes before every launch.
+        """
+        return {}
+
+    @abstractmethod
+    def expect(self) -> dict[str, Expected]:
+        """What each output must hold after a launch on each of the contents drawn so far."""
+
+    def spots(self, rng: np.random.Generator) -> Arrays:
+        """A few elements of each output, by their index in memory, that the next launch must write.
+
+        They are overwritten before it and compared after it, so that a launch that does nothing is found out.
+        """
+        return {name: draw_spots(rng, self.arrays[name].size) for name in self.expect()}
 
 
-@dataclass(slots=True)
-class Problem:
-    """A case ready to measure.
-
-    Args:
-        instances: distinct buffers with distinct contents, rotated so that caches stay cold.
-        draw: other activations for each launch, so that no launch can know its result from an earlier one.
-    """
-
-    instances: list[Instance]
-    draw: Callable[[np.random.Generator], Drawn] = nothing
+def draw_spots(rng: np.random.Generator, size: int) -> Array:
+    """Eight indices below `size`."""
+    return rng.integers(0, size, 8 if size else 0)
 
 
 def instances_for(touched: int, cold_bytes: int) -> int:
@@ -240,7 +233,8 @@ class Op(ABC):
         """Raise ValueError where an index is out of range or a copy overlaps itself; most ops have no indices."""
 
     @abstractmethod
-    def traffic(self, case: Case) -> Traffic: ...
+    def traffic(self, case: Case) -> Traffic:
+        """Bytes that one launch must read and write."""
 
     @abstractmethod
     def flops(self, case: Case) -> int:
@@ -255,13 +249,13 @@ class Op(ABC):
         yield from arrays.values()
 
     def footprint(self, case: Case, cold_bytes: int) -> int:
-        """Bytes of memory that its problem and its references take, about."""
+        """Bytes of all buffers of its problem; references take about as much again, on the host."""
         held = sum(arg.nbytes for arg in self.signature(case.format, case.dims).values())
-        return 2 * held * instances_for(self.traffic(case).bytes, cold_bytes)
+        return held * instances_for(self.traffic(case).bytes, cold_bytes)
 
     @abstractmethod
-    def problem(self, case: Case, seed: int, cold_bytes: int) -> Problem:
-        """Fill buffers so that at least `cold_bytes` are touched before any of them is touched again.
+    def problem(self, case: Case, seed: int, cold_bytes: int) -> list[Instance]:
+        """Distinct buffers with distinct contents, of which at least `cold_bytes` are touched before any is again.
 
         Args:
             cold_bytes: 0 for a warm row, whose instances share all that is large.

@@ -6,11 +6,15 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 SCHEMA = 1
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]  # JSON has no infinity
+Share = Annotated[float, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
 
 STATUSES = ("OK", "NOISY", "SUSPECT", "INCORRECT", "THROTTLED", "UNSUPPORTED", "ERROR")
 FAILURES = ("SUSPECT", "INCORRECT", "ERROR")  # a run with one of these exits non-zero
@@ -22,63 +26,65 @@ class RowRoof(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     clock held. `ratio_ci95` is the interval of the row's share of the measured roof, paired by round."""
 
     name: str | None = None
-    spec: float | None = None
-    measured: float | None = None
-    clock: float | None = None
-    ratio_ci95: tuple[float, float] | None = None
+    spec: Positive | None = None
+    measured: Positive | None = None
+    clock: Positive | None = None
+    ratio_ci95: tuple[Share, Share] | None = None
 
 
 class RowRival(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Another implementation, interleaved with the row. speedup = its median / ours."""
 
     name: str
-    median_s: float | None = None
-    speedup: float | None = None
+    median_s: Positive | None = None
+    speedup: Positive | None = None
     reason: str | None = None
 
 
 class RowNumerics(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Largest error over its bound, of all checks; at most 1 passes."""
 
-    err_over_bound: float
+    err_over_bound: Share
 
 
 class Row(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """One op x case x format x backend x cache state. What could not be measured is null, never 0 or NaN."""
 
-    schema: int = SCHEMA
+    schema: Annotated[int, msgspec.Meta(ge=1)] = SCHEMA
     op: str
     backend: str
     format: str
     case: str
     dims: dict[str, int]
-    bytes: int
-    flops: int
-    gbps: float | None = None
-    tflops: float | None = None
-    median_s: float | None = None
-    ci95_rel: float | None = None
-    min_s: float | None = None
-    p95_s: float | None = None
-    n: int = 0
-    samples_s: list[float] = []
+    bytes: Count
+    flops: Count
+    gbps: Positive | None = None
+    tflops: Positive | None = None
+    median_s: Positive | None = None
+    ci95_rel: Share | None = None
+    min_s: Positive | None = None
+    p95_s: Positive | None = None
+    n: Count = 0
+    samples_s: list[Positive] = []
     timer: str | None = None
     cache: str = "cold"
     roof: RowRoof = msgspec.field(default_factory=RowRoof)
-    pct_spec: float | None = None
-    pct_measured: float | None = None
-    pct_clock: float | None = None
-    clock_mhz: float | None = None
+    pct_spec: Share | None = None
+    pct_measured: Share | None = None
+    pct_clock: Share | None = None
+    clock_mhz: Positive | None = None
     bound: str | None = None
     rivals: list[RowRival] = []
     numerics: RowNumerics | None = None
     status: str
     reason: str | None = None
     kernel_sha256: str | None = None
-    floor_s: float | None = None
-    launches_per_sample: int | None = None
-    samples_per_turn: int | None = None
-    buffers: int | None = None
+    floor_s: Share | None = None
+    first_launch_s: Share | None = None
+    warmup_s: Share | None = None
+    launches_per_sample: Count | None = None
+    samples_per_turn: Count | None = None
+    buffers: Count | None = None
 
     @property
     def id(self) -> str:
@@ -100,7 +106,7 @@ class RoofVariant(msgspec.Struct, frozen=True):
     """One way to run a probe: bytes/s or FLOP/s, and whether it is the roof."""
 
     name: str
-    rate: float
+    rate: Positive
     best: bool
 
 
@@ -115,7 +121,7 @@ class RunRoof(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class Run(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """One file: rows, and all that is needed to judge or repeat them."""
 
-    schema: int = SCHEMA
+    schema: Annotated[int, msgspec.Meta(ge=1)] = SCHEMA
     created: str
     finished: bool = False
     command: str
@@ -163,6 +169,8 @@ def load(path: Path) -> Run:
         ValueError: unreadable, not JSON, not of this schema, or of a later one.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} is not a regular file")
         text = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
@@ -173,9 +181,25 @@ def load(path: Path) -> Run:
                 f"{path} has schema {schema}; this roofbench reads up to {SCHEMA}: pip install --upgrade roofbench"
             )
         run = msgspec.json.decode(text, type=Run)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not a roofbench result file: {error}") from None
+    seen = set()
     for row in run.rows:
-        if row.status not in STATUSES:
-            raise ValueError(f"{path}: row {row.id} has status {row.status!r}; known: {' '.join(STATUSES)}")
+        wrong = _contradiction(row)
+        if row.key in seen:
+            wrong = "is there twice"
+        if wrong:
+            raise ValueError(f"{path}: row {row.id} {wrong}")
+        seen.add(row.key)
     return run
+
+
+def _contradiction(row: Row) -> str | None:
+    """What cannot be true of a row, though each of its fields could."""
+    if row.status not in STATUSES:
+        return f"has status {row.status!r}; known: {' '.join(STATUSES)}"
+    if row.n != len(row.samples_s):
+        return f"has {len(row.samples_s)} samples; its n is {row.n}"
+    if row.status in COUNTED and (row.median_s is None or not row.n):
+        return f"is {row.status} without a median or samples"
+    return None

@@ -1,30 +1,41 @@
 # SPDX-License-Identifier: MIT
-"""Other implementations of an op, to be timed beside ours: torch, memcpy. Each is optional."""
+"""Other implementations of an op, to be timed beside ours: torch, MLX, memcpy. Each is optional."""
 
 from __future__ import annotations
 
 import importlib.util
+import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from roofbench.formats import DTYPES, Array
+from roofbench.formats import DTYPES, FORMATS, Array
 from roofbench.op import Case
+from roofbench.ops import op_of
+from roofbench.timing import Clock
 
 Call = Callable[[], object]
 
+MLX_LONGEST_S = 2.0  # of a launch: some of MLX's CPU kernels are plain loops
+
 
 class Bound(NamedTuple):
-    """A rival on one set of arrays: a launch, and its outputs as NumPy, in memory of its own."""
+    """A rival on one set of arrays: a launch, and its outputs as NumPy, in memory of its own.
+
+    Args:
+        clock: of the rival's own queue, where it is not the backend's.
+    """
 
     call: Call
     outputs: Callable[[], dict[str, Array]]
+    clock: Clock | None = None
 
 
 class Rival(ABC):
-    """One library on one kind of device."""
+    """One library on one kind of device. On a device, it shares the handles in `Launch.arrays`."""
 
     name: ClassVar[str]
     module: ClassVar[str]
@@ -36,7 +47,8 @@ class Rival(ABC):
 
     @abstractmethod
     def bind(self, case: Case, buffers: Sequence[Mapping[str, Array]]) -> list[Bound]:
-        """Ready to be launched on each of the rotated inputs; empty where the library has no such operation."""
+        """Ready to be launched on each of the rotated inputs; empty where the library has no such operation,
+        or none for such sizes."""
 
 
 class TorchCpu(Rival):
@@ -47,8 +59,10 @@ class TorchCpu(Rival):
     install = "make bench RIVALS=1, or pip install torch"
 
     def bind(self, case: Case, buffers: Sequence[Mapping[str, Array]]) -> list[Bound]:
+        if _empty(case):
+            return []
         if case.op in ("gemv", "gemm") and case.format == "int4" and case.dims.get("w_batch", 1) == 1:
-            return _torch_int4(buffers)
+            return _torch_int4(buffers) if case.dims["N"] % 16 == 0 else []
         make = {"gemv": _torch_product, "gemm": _torch_product, "gemv_moe": _torch_experts}.get(case.op)
         if case.op == "kv_append":
             make = _torch_append
@@ -59,6 +73,42 @@ class TorchCpu(Rival):
         return [make({name: _tensor(array) for name, array in arrays.items()}) for arrays in buffers]
 
 
+class MlxCpu(Rival):
+    """MLX on the CPU, on its own copies of our inputs, one for each: it cannot share a host's memory.
+
+    So x stays what it was at the time of binding. The wheel for Linux brings the reference BLAS, and
+    its int4 and int8 are the less exact the larger K is: too far off to be timed from about 8192 on.
+    None of them takes nvfp4's tensor scale.
+    """
+
+    name = "mlx"
+    module = "mlx"
+    install = "pip install mlx" if sys.platform == "darwin" else "pip install 'mlx[cpu]'"
+
+    def missing(self) -> str | None:
+        return super().missing() or (None if _mlx() else self.install)  # on Linux, mlx alone has no library
+
+    def bind(self, case: Case, buffers: Sequence[Mapping[str, Array]]) -> list[Bound]:
+        mx, served = _mlx(), ("f32", "f16", "bf16", "int8", "int4", "mxfp8", "mxfp4")
+        if mx is None or _empty(case) or case.op not in ("gemv", "gemm") or case.format not in served:
+            return []
+        if case.dims.get("w_batch", 1) != 1:
+            return []
+        matrices = [_matrices(arrays) for arrays in buffers]
+        x, *parts = matrices[0]
+        some = [x[:16], *(part[:64] for part in parts)]  # whose launch takes well under a second
+        try:
+            mx.clear_cache()  # memory of earlier rows
+            trial = _mlx_product(mx, case.format, some).call
+            seconds = min(_seconds(trial) for _ in range(3))
+        except (AttributeError, TypeError, ValueError, RuntimeError):
+            return []  # this MLX is older than the format
+        share = (len(some[0]) / len(x)) * (len(some[1]) / len(parts[0]))
+        if seconds > MLX_LONGEST_S * share:
+            return []
+        return [_mlx_product(mx, case.format, m) for m in matrices]
+
+
 class Memcpy(Rival):
     """The C library's memcpy, one thread, of the bytes that a KV op reads, from one run of memory to another."""
 
@@ -67,10 +117,12 @@ class Memcpy(Rival):
     install = ""
 
     def bind(self, case: Case, buffers: Sequence[Mapping[str, Array]]) -> list[Bound]:
-        if case.op not in ("kv_append", "kv_gather") or case.types.scale:
+        if case.op not in ("kv_append", "kv_gather") or case.types.scale or _empty(case):
             return []
         names = {"kv_append": ("key", "value"), "kv_gather": ("key_cache", "value_cache")}[case.op]
         elements = case.dims["num_tokens"] * case.dims["num_heads"] * case.dims["head_size"]
+        if any(arrays[name].size < elements for arrays in buffers for name in names):
+            return []  # slots that are read more than once
 
         def bound(arrays: Mapping[str, Array]) -> Bound:
             runs = [arrays[name].reshape(-1)[:elements].view(np.uint8) for name in names]
@@ -85,7 +137,21 @@ class Memcpy(Rival):
         return [bound(arrays) for arrays in buffers]
 
 
-RIVALS: dict[str, tuple[Rival, ...]] = {"cpu": (TorchCpu(), Memcpy())}
+# MLX's wheel for Linux links a reference BLAS: nobody's rival.
+RIVALS: dict[str, tuple[Rival, ...]] = {
+    "cpu": (TorchCpu(), *([MlxCpu()] if sys.platform == "darwin" else []), Memcpy())
+}
+
+
+def _empty(case: Case) -> bool:
+    """Whether one of its arrays has no elements: libraries differ in what they make of these."""
+    return any(0 in arg.shape for arg in op_of(case.op).signature(case.format, case.dims).values())
+
+
+def _seconds(call: Call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def _tensor(array: Array) -> Any:
@@ -192,3 +258,55 @@ def _torch_gather(t: dict[str, Any]) -> Bound:
             torch.index_select(cache.view(-1, *cache.shape[2:]), 0, t["slot_mapping"], out=y)
 
     return Bound(gather, lambda: {name: _array(y) for name, y in out.items()})
+
+
+def _mlx() -> Any:
+    """mlx.core; None where it cannot be imported."""
+    try:
+        import mlx.core
+    except ImportError:
+        return None
+    return mlx.core
+
+
+def _matrices(arrays: Mapping[str, Array]) -> list[Array]:
+    """x (M, K) and the parts of one stored (N, K), batches and a batch of one flattened away."""
+    names = [name for name in ("x", "w", "w_scales", "w_biases") if name in arrays]
+    return [arrays[name].reshape(-1, arrays[name].shape[-1]) for name in names]
+
+
+def _mlx_product(mx: Any, format: str, arrays: Sequence[Array]) -> Bound:
+    """One product of x (M, K) and the parts of a stored (N, K)."""
+
+    def copied(array: Array) -> Any:
+        if array.dtype == DTYPES["bf16"]:
+            return mx.view(mx.array(array.view(np.uint16)), mx.bfloat16, stream=mx.cpu)
+        return mx.array(array)
+
+    x, w, *scales = (copied(array) for array in arrays)
+    weights, kept = FORMATS[format], [None]
+    options = {
+        "group_size": weights.group,
+        "bits": weights.bits,
+        "mode": "affine" if weights.biases else format,
+        "stream": mx.cpu,
+    }
+    if not scales:
+        w = mx.transpose(w, stream=mx.cpu)
+    mx.eval(x, w, *scales)
+
+    def product() -> None:
+        kept[0] = mx.matmul(x, w, stream=mx.cpu)
+        mx.eval(kept[0])
+
+    def quantized() -> None:
+        kept[0] = mx.quantized_matmul(x, w, *scales, transpose=True, **options)
+        mx.eval(kept[0])
+
+    def outputs() -> dict[str, Array]:
+        y: Any = kept[0]
+        if y.dtype == mx.bfloat16:
+            return {"y": np.array(mx.view(y, mx.uint16, stream=mx.cpu)).view(DTYPES["bf16"])}
+        return {"y": np.array(y)}
+
+    return Bound(quantized if scales else product, outputs)

@@ -7,28 +7,26 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from roofbench import ceilings, engine, numerics, sources
+from roofbench import ceilings, engine, sources
 from roofbench.backends import backend_of
-from roofbench.backends.base import Backend, Claim
+from roofbench.backends.base import Backend, Unsupported
 from roofbench.backends.cpu import Cpu
 from roofbench.ceilings import Roof
 from roofbench.devices import Device
 from roofbench.engine import Lane, Measurement, MeasurementError, Rules
-from roofbench.numerics import Limit
-from roofbench.op import Arrays, Case, Op, Problem
+from roofbench.gate import Gate, Incorrect, check_buffers, try_hazards
+from roofbench.op import Case
 from roofbench.ops import op_of
 from roofbench.ops.probe import KINDS
 from roofbench.results import Row, RowNumerics, RowRival, RowRoof
 from roofbench.rivals import RIVALS
-from roofbench.telemetry import Telemetry
+from roofbench.telemetry import Telemetry, available_memory
 from roofbench.timing import Clock
 
 COLD_FACTOR = 5  # last-level caches between two uses of a buffer
-RIVAL_TOLERANCE = 0.1  # of the results' root mean square: a rival may be less exact, not wrong
 RIVAL_SHARE = 0.25  # of the cap: a rival whose first launch is longer is timed once more, apart
 
 
@@ -55,10 +53,6 @@ class RowSpec:
             status=status,
             reason=reason,
         )
-
-
-class Incorrect(Exception):  # noqa: N818 - a verdict, not a fault
-    """Outputs are not what the contract says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +92,7 @@ class Bench:
         self.seed = seed
         self.rivals = rivals
         self._own = Cpu(source) if source else None
+        self._tried: set[tuple[str, str]] = set()  # op x format of its own whose hazards passed
         self._instruments: dict[str, Instruments] = {}
 
     def backend(self, name: str) -> Backend:
@@ -119,34 +114,11 @@ class Bench:
 
     def measure(self, spec: RowSpec, rules: Rules) -> Row:
         """Measure one row. Whatever goes wrong with it becomes its status."""
-        backend, contract = self.backend(spec.backend), op_of(spec.case.op)
-        claim = backend.claim(spec.case.op, spec.case.format)
-        if isinstance(claim, str):
-            return spec.blank("UNSUPPORTED", claim)
-        spec = self._with_best_variant(spec)
         row = spec.blank()
-        if claim.source:
-            row.kernel_sha256 = sources.sha256(claim.source)
         try:
-            cold = self.cold_bytes(spec.backend) if spec.cache == "cold" else 0
-            need, free = contract.footprint(spec.case, cold), backend.free_memory()
-            if free is not None and need > free:
-                reason = f"needs {need / 2**30:.1f} GiB of memory, {free / 2**30:.1f} are free"
-                return spec.blank("UNSUPPORTED", reason)
-            rules = replace(rules, warmup_s=max(rules.warmup_s, backend.warmup_s))
-            problem = contract.problem(spec.case, self.seed, cold)
-            check_buffers(contract, spec.case, problem, cold)
-            run = _Run(backend, contract, spec.case, problem, claim, self.seed)
-            row.buffers = len(problem.instances)
-            errors = [run.check()]
-            try:
-                measured, apart = self._time(spec, run, rules)
-            except MeasurementError:
-                run.check_last()  # no work at all is too fast for any clock
-                raise
-            errors.append(run.check_last())
-            row.numerics = RowNumerics(err_over_bound=max(errors))
-            self._fill(row, spec, measured, apart)
+            self._measure(spec, rules, row)
+        except Unsupported as error:
+            row.status, row.reason = "UNSUPPORTED", str(error)
         except Incorrect as error:
             row.status, row.reason = "INCORRECT", str(error)
         except MeasurementError as error:
@@ -157,42 +129,83 @@ class Bench:
             row.status, row.reason = "ERROR", f"{type(error).__name__}: {error}"
         return row
 
-    def _with_best_variant(self, spec: RowSpec) -> RowSpec:
-        """A probe's row measures the variant that is the roof."""
-        roofs = self.calibrate(spec.backend).roofs
-        if spec.case.op != "probe":
-            return spec
-        dims = {**spec.case.dims, **roofs[spec.case.name].way}
-        return replace(spec, case=replace(spec.case, dims=dims))
+    def _measure(self, spec: RowSpec, rules: Rules, row: Row) -> None:
+        backend, contract, case = self.backend(spec.backend), op_of(spec.case.op), spec.case
+        claim = backend.claim(case.op, case.format)
+        if isinstance(claim, str):
+            raise Unsupported(claim)
+        if claim.source:
+            row.kernel_sha256 = sources.sha256(claim.source)
+        with_ = self.calibrate(spec.backend)
+        if case.op == "probe":  # the variant that is the roof
+            if case.name not in with_.roofs:
+                raise Unsupported("there is no such probe, or too little memory for it")
+            case = replace(case, dims={**case.dims, **with_.roofs[case.name].way})
+            spec = replace(spec, case=case)
+            row.dims = dict(case.dims)
+        cold = self.cold_bytes(spec.backend) if spec.cache == "cold" else 0
+        check_memory(contract.footprint(case, cold), backend.free_memory())
+        if self._own is backend and (case.op, case.format) not in self._tried:
+            try_hazards(backend, case.op, case.format, claim)
+            self._tried.add((case.op, case.format))
+        problem = contract.problem(case, self.seed, cold)
+        check_buffers(contract, case, problem, cold)
+        gate = Gate(backend, case, problem, claim, with_.clock, self.seed)
+        row.buffers = len(problem)
+        before, row.first_launch_s = gate.check()
+        rules = replace(rules, warmup_s=max(rules.warmup_s, backend.warmup_s))
+        try:
+            measured, apart = self._time(spec, gate, rules)
+        except MeasurementError:
+            gate.check_last()  # no work at all is too fast for any clock
+            raise
+        row.numerics = RowNumerics(err_over_bound=max(before, gate.check_last()))
+        gate.check_inputs()
+        self._fill(row, spec, measured, apart)
 
-    def _time(self, spec: RowSpec, run: _Run, rules: Rules) -> tuple[Measurement, list[RowRival]]:
+    def _time(self, spec: RowSpec, gate: Gate, rules: Rules) -> tuple[Measurement, list[RowRival]]:
         case, with_ = spec.case, self._instruments[spec.backend]
-        kernel = Lane(case.op, run.launches, run.prepare, run.verify)
-        traffic, flops = run.contract.traffic(case), run.contract.flops(case)
-        _, roof = ceilings.roof_of(traffic, flops, with_.roofs)
-        lane = roof.fresh() if roof and case.op != "probe" and (spec.cache == "cold" or not traffic.bytes) else None
-        rivals, apart = self._rivals(spec, run, rules)
+        kernel = Lane(case.op, gate.launches, gate.prepare, gate.verify, self.backend(spec.backend).floor())
+        roof = self._bound(spec)[1]
+        memory = case.op == "probe" or (spec.cache == "warm" and op_of(case.op).traffic(case).bytes)
+        lane = roof.fresh() if roof and not memory else None
+        rivals, apart = self._rivals(spec, gate, rules)
         measured = engine.measure(kernel, with_.clock, with_.telemetry, rules, lane, rivals, with_.floor_s)
         return measured, apart
 
-    def _rivals(self, spec: RowSpec, run: _Run, rules: Rules) -> tuple[list[Lane], list[RowRival]]:
+    def _bound(self, spec: RowSpec) -> tuple[str, Roof | None]:
+        """What bounds a row, and its measured roof."""
+        case, contract = spec.case, op_of(spec.case.op)
+        device, peak = self._catalogued(spec.backend), ceilings.peak_name(case.types)
+        return ceilings.roof_of(
+            contract.traffic(case),
+            contract.flops(case),
+            case.types.x,
+            self._instruments[spec.backend].roofs,
+            {bound: ceilings.spec_of(device, bound, peak, None).value for bound in ("bandwidth", "compute")},
+        )
+
+    def _rivals(self, spec: RowSpec, gate: Gate, rules: Rules) -> tuple[list[Lane], list[RowRival]]:
         """Rivals to interleave, and those that were left out or timed apart, with the reason."""
         lanes, apart = [], []
-        clock = self._instruments[spec.backend].clock
         for rival in RIVALS.get(spec.backend, ()):
             if rival.missing() or (self.rivals is not None and rival.name not in self.rivals):
                 continue
-            bound = rival.bind(spec.case, [launch.arrays for launch in run.launches])
-            if not bound:
-                continue
-            seconds = clock.run([bound[0].call])
-            if not run.agrees(bound[0].outputs()):
-                apart.append(RowRival(name=rival.name, reason="its result is wrong"))
-            elif seconds > RIVAL_SHARE * rules.cap_s:
-                seconds = min(seconds, clock.run([bound[0].call]))
-                apart.append(RowRival(name=rival.name, median_s=seconds, reason="one launch, apart"))
-            else:
-                lanes.append(Lane(rival.name, [b.call for b in bound]))
+            try:
+                bound = rival.bind(spec.case, [launch.arrays for launch in gate.launches])
+                if not bound:
+                    continue
+                clock = bound[0].clock or self._instruments[spec.backend].clock
+                bound[0].call()  # libraries set themselves up
+                seconds = clock.run([bound[0].call])
+                if not gate.agrees(bound[0].outputs()):
+                    apart.append(RowRival(name=rival.name, reason="its result is wrong"))
+                elif seconds > RIVAL_SHARE * rules.cap_s:
+                    apart.append(RowRival(name=rival.name, median_s=seconds, reason="one launch, apart"))
+                else:
+                    lanes.append(Lane(rival.name, [b.call for b in bound], clock=clock))
+            except Exception as error:  # noqa: BLE001 - a rival's failure is not ours
+                apart.append(RowRival(name=rival.name, reason=f"{type(error).__name__}: {error}"))
         return lanes, apart
 
     def _fill(self, row: Row, spec: RowSpec, m: Measurement, apart: list[RowRival]) -> None:
@@ -204,18 +217,20 @@ class Bench:
         row.n, row.samples_s = len(samples), samples
         row.timer, row.clock_mhz = self._instruments[spec.backend].clock.name, m.clock_mhz
         row.floor_s, row.launches_per_sample = m.floor_s, m.kernel.per_sample
-        row.samples_per_turn = m.kernel.per_turn
+        row.samples_per_turn, row.warmup_s = m.kernel.per_turn, m.warmup_s
         row.status, row.reason = m.status, m.reason
         row.gbps = traffic.bytes / row.median_s / 1e9 if traffic.bytes else None
         row.tflops = flops / row.median_s / 1e12 if flops else None
         row.rivals = [
             RowRival(name=rival.name, median_s=rival.median_s, speedup=rival.median_s / row.median_s)
+            if not rival.failed
+            else RowRival(name=rival.name, reason=rival.failed)
             for rival in m.rivals
         ]
         for rival in apart:
             rival.speedup = rival.median_s / row.median_s if rival.median_s else None
             row.rivals.append(rival)
-        row.bound, roof = ceilings.roof_of(traffic, flops, self._instruments[spec.backend].roofs)
+        row.bound, roof = self._bound(spec)
         self._set_ceilings(row, spec, m, roof)
 
     def _set_ceilings(self, row: Row, spec: RowSpec, m: Measurement, roof: Roof | None) -> None:
@@ -242,8 +257,6 @@ class Bench:
             shares = [ratio * scale for ratio in m.roof_ratios()]
             low, high = engine.median_interval(shares)
             row.roof.ratio_ci95 = (low, high) if math.isfinite(low) else None
-            if row.bound == "compute" and roof.case.types.x != case.types.x:
-                shares = []  # other types may have faster instructions
         reason = ceilings.impossible(rate, vendor, shares, row.roof.name or "")
         if reason:
             row.status, row.reason = "SUSPECT", reason
@@ -254,83 +267,17 @@ class Bench:
         return self.device if self.device and self.device.kind == wanted else None
 
 
-class _Run:
-    """One kernel on the buffers of a problem, and whether its outputs are right."""
+def check_memory(need: int, free: int | None) -> None:
+    """Raise Unsupported where buffers, and as much again on the host for references, do not fit.
 
-    def __init__(self, backend: Backend, contract: Op, case: Case, problem: Problem, claim: Claim, seed: int) -> None:
-        self.backend, self.contract, self.case, self.problem = backend, contract, case, problem
-        self.limit: Limit = claim.limit(case.dims)
-        self.signature = contract.signature(case.format, case.dims)
-        self.launches = [backend.bind(case.op, case.format, case.dims, i.arrays) for i in problem.instances]
-        self._rng = np.random.default_rng(seed + 1)
-        self._keys: list[Any] = [None] * len(problem.instances)
-        self._spots: list[Arrays] = [{}] * len(problem.instances)
-
-    def prepare(self, i: int) -> None:
-        """Draw new activations and spoil a few outputs, so that neither a kept result nor no launch passes."""
-        drawn = self.problem.draw(self._rng)
-        self.launches[i].load(drawn.contents)
-        self._keys[i] = drawn.key
-        self._spots[i] = self.problem.instances[i].spots(self._rng)
-        for name, where in self._spots[i].items():
-            self.launches[i].spoil(name, where)
-
-    def verify(self, i: int) -> None:
-        """See that the launch wrote what was spoilt: at every launch, because only the last ones' results remain."""
-        for name, where in self._spots[i].items():
-            if self.launches[i].spoilt(name, where):
-                raise Incorrect(f"{name} of buffer {i} was not written by a timed launch")
-
-    def check(self) -> float:
-        """Launch once on every buffer, outputs poisoned, and compare."""
-        for i, launch in enumerate(self.launches):
-            for name, arg in self.signature.items():
-                if arg.role == "out":
-                    launch.poison(name)
-            self.prepare(i)
-            launch()
-        return self.check_last()
-
-    def check_last(self) -> float:
-        """Compare what the last launches left. Raises Incorrect; returns the largest error over its bound."""
-        worst = 0.0
-        for i, (instance, launch) in enumerate(zip(self.problem.instances, self.launches, strict=True)):
-            for name, expected in instance.expect(self._keys[i]).items():
-                error = expected.error(launch.output(name), self.limit)
-                if error > 1:
-                    far = "wrong" if math.isinf(error) else f"{error:.3g} times as far off as its bound allows"
-                    raise Incorrect(f"{name} of buffer {i} is {far}")
-                if not launch.intact(name):
-                    raise Incorrect(f"memory beside {name} of buffer {i} was written to")
-                worst = max(worst, error)
-        return worst
-
-    def agrees(self, outputs: dict[str, np.ndarray]) -> bool:
-        """Whether a rival's outputs on buffer 0 are about ours."""
-        for name, theirs in outputs.items():
-            ours = numerics.to_f64(self.launches[0].output(name))
-            difference = numerics.to_f64(theirs).reshape(ours.shape) - ours
-            if not np.square(difference).mean() <= RIVAL_TOLERANCE**2 * np.square(ours).mean():
-                return False
-        return True
-
-
-def check_buffers(contract: Op, case: Case, problem: Problem, cold_bytes: int) -> None:
-    """Raise MeasurementError where buffers cannot hold the bytes that a row counts, or would stay cached."""
-    counted = contract.traffic(case).bytes
-    seen: set[int] = set()
-    distinct = 0
-    for instance in problem.instances:
-        touched = {a.ctypes.data: a.nbytes for a in contract.touched(case, instance.arrays)}
-        held = sum(touched.values())
-        if counted > 2 * held:  # an array that is read and written counts twice
-            raise MeasurementError(f"counts {counted} bytes a launch, which touches {held} at most")
-        distinct += min(counted, sum(nbytes for place, nbytes in touched.items() if place not in seen))
-        seen |= touched.keys()
-    if distinct < cold_bytes and counted:
-        raise MeasurementError(
-            f"{len(problem.instances)} buffers of {distinct} bytes in all stay in caches; cold needs {cold_bytes}"
-        )
+    Args:
+        need: bytes of the buffers.
+        free: bytes of a device with memory of its own.
+    """
+    host = available_memory()
+    for bytes_, of, place in ((need, free, "of the device's memory"), (2 * need, host, "of memory")):
+        if of is not None and bytes_ > of:
+            raise Unsupported(f"needs {bytes_ / 2**30:.1f} GiB {place}, {of / 2**30:.1f} are free")
 
 
 def _percent(value: float, of: float | None) -> float | None:

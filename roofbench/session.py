@@ -3,124 +3,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import os
 import shlex
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from roofbench import devices, environment, results, sources, telemetry
+from roofbench import devices, environment, results, sources, summary, telemetry
 from roofbench.backends import BACKENDS, backend_of
-from roofbench.backends.base import Backend, Claim
-from roofbench.backends.cpu import Cpu
+from roofbench.backends.base import Claim
 from roofbench.devices import Device, Found
 from roofbench.engine import Rules
-from roofbench.models import model_of
-from roofbench.op import SUITES, Case, Suite
-from roofbench.ops import OPS, op_of
-from roofbench.ops.probe import probes
+from roofbench.op import SUITES
+from roofbench.ops import op_of
+from roofbench.plan import Options, current_device, plan
 from roofbench.results import Row, Run
 from roofbench.rivals import RIVALS
-from roofbench.rows import COLD_FACTOR, RowSpec
+from roofbench.rows import RowSpec
 from roofbench.worker import Worker, WorkerError
 
 LOCK = Path("/tmp/roofbench.lock")  # noqa: S108 - one for all users of the machine
 SAVING = 0.05  # of a run at most is spent on writing its file
 SETUP_S = 120.0  # what a row may take beside its cap before it counts as hung
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a person asked for; empty is everything that the suite has.
-
-    Raises:
-        ValueError: a name is unknown.
-    """
-
-    suite: str = "quick"
-    models: tuple[str, ...] = ()
-    ops: tuple[str, ...] = ()
-    formats: tuple[str, ...] = ()
-    backends: tuple[str, ...] = ()
-    device: str | None = None
-    rivals: tuple[str, ...] | None = None
-    source: Path | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.suite not in SUITES:
-            raise ValueError(f"unknown suite {self.suite!r}; known: {' '.join(SUITES)}")
-        for model in self.models:
-            model_of(model)
-        for op in self.ops:
-            op_of(op)
-        known = {format for op in OPS.values() for format in op.formats}
-        for format in self.formats:
-            if format not in known:
-                raise ValueError(f"unknown format {format!r}; known: {' '.join(sorted(known))}")
-        for backend in self.backends:
-            backend_of(backend)
-        if self.device is not None:
-            devices.device_of(self.device)
-        rivals = {rival.name for group in RIVALS.values() for rival in group}
-        for name in self.rivals or ():
-            if name not in rivals:
-                raise ValueError(f"unknown rival {name!r}; known: {' '.join(sorted(rivals))}")
-
-
-def plan(options: Options) -> list[RowSpec]:
-    """Every row of a run, the backend that best uses the machine first; unserved formats included.
-
-    Raises:
-        ValueError: a backend that was asked for cannot run; or nothing is left.
-    """
-    suite = SUITES[options.suite]
-    rows = []
-    for backend in BACKENDS:
-        if options.source:
-            if backend.name != "cpu":
-                continue
-        elif options.backends:
-            if backend.name not in options.backends:
-                continue
-            reason = backend.missing()
-            if reason:
-                raise ValueError(f"backend {backend.name}: {reason}")
-        elif not backend.default or backend.missing():
-            continue
-        own = Cpu(options.source) if options.source else None
-        device = devices.device_of(options.device) if options.device else current_device()
-        cache_bytes = backend.last_level_cache(device)
-        for case in _cases(options, suite, backend, cache_bytes):
-            if own and (case.op == "probe" or isinstance(own.claim(case.op, case.format), str)):
-                continue  # of the user's file, what it defines
-            rows.append(RowSpec(case, backend.name))
-            contract = op_of(case.op)
-            if contract.warm(case) and contract.traffic(case).bytes <= cache_bytes:
-                rows.append(RowSpec(case, backend.name, "warm"))
-    if not rows:
-        raise ValueError("nothing to measure: no row of the suite matches --op, --format, --model and --backend")
-    return rows
-
-
-def _cases(options: Options, suite: Suite, backend: Backend, cache_bytes: int) -> Iterable[Case]:
-    wanted = not options.formats and (not options.ops or "probe" in options.ops)
-    if wanted and backend.probe_variants("read"):
-        yield from probes(*backend.probe_sizes(COLD_FACTOR * cache_bytes))
-    for name, op in OPS.items():
-        if options.ops and name not in options.ops:
-            continue
-        for model in options.models or suite.models:
-            for case in op.cases(model_of(model), suite.name):
-                if not options.formats or case.format in options.formats:
-                    yield case
+LATE = 1.15  # of its budget a run may take; what is left then is left out
+LIKE_INTERRUPTS = (signal.SIGTERM, signal.SIGHUP)
+SAME = ("machine", "cpu", "roofbench", "compiler", "threads", "isa", "llc_bytes", "packages")  # of a resumed run
 
 
 class Session:
@@ -129,61 +45,110 @@ class Session:
     Args:
         path: of the result file; it is rewritten after every row.
         say: shows a line to the person who waits.
+        resumed: the file that is gone on with, which alone may be overwritten.
+
+    Raises:
+        ValueError: there is nothing to measure, or the file is none that may be written.
     """
 
-    def __init__(self, options: Options, path: Path | None = None, say: Callable[[str], None] = print) -> None:
+    def __init__(
+        self,
+        options: Options,
+        path: Path | None = None,
+        say: Callable[[str], None] = print,
+        resumed: Path | None = None,
+    ) -> None:
         self.options, self.suite, self.say = options, SUITES[options.suite], say
         self.found = devices.detect()
         self.device = devices.device_of(options.device) if options.device else current_device()
-        self.specs = plan(options)
-        self.run = self._header()
-        stamp = self.run.created.replace(":", "").replace("-", "")[:15]
-        self.path = path or Path("roofbench-runs") / f"{stamp}-{self.suite.name}.json"
-        self._lock = filelock.FileLock(LOCK, mode=0o666)
+        now = dt.datetime.now(dt.timezone.utc)
+        ours = Path("roofbench-runs") / f"{now:%Y%m%dT%H%M%S}-{self.suite.name}.json"
+        self.path = destination(path, options.source, resumed) if path else ours
         self._worker = Worker(self.device, None, options.seed, options.rivals, options.source)
+        try:
+            self.specs = plan(options, self._worker.claims() if options.source else ())
+            self.run = self._header(now)
+        except BaseException:
+            self._worker.close()
+            raise
+        self.shown = 0  # rows that `measure` has returned
+        self.kept: set[tuple[str, ...]] = set()  # keys of rows of the run that is gone on with
+        self._lock = filelock.FileLock(LOCK, mode=0o666)
         self._started = 0.0
+        self._late = False
         self._next_save = 0.0
+        self._saved: list[Row] | None = None  # rows in the file; None where there is no file
         self._overhead: list[float] = []
 
-    def start(self, done: Iterable[Row] = ()) -> None:
-        """Take the machine, create the file, probe the roofs.
-
-        Args:
-            done: rows of an earlier, unfinished run, which are not measured again.
-
-        Raises:
-            ValueError: another run has the machine, or the file cannot be written.
-        """
+    def take(self) -> None:
+        """Take the machine, if this run does not have it yet. Raises ValueError where another has it."""
+        if self._lock.is_locked:
+            return
         try:
             self._lock.acquire(blocking=False)
         except filelock.Timeout:
             raise ValueError(
-                "another roofbench run is measuring on this machine: two would disturb each other"
+                f"another roofbench run is measuring on this machine: two would disturb each other ({_holder()}{LOCK})"
             ) from None
         except OSError as error:
-            raise ValueError(f"{LOCK}, which keeps other runs off this machine: {error.strerror}; remove it") from None
+            raise ValueError(
+                f"{LOCK}, which keeps other runs off this machine: {error.strerror}; {_owner()}remove it"
+            ) from None
+        with contextlib.suppress(OSError), LOCK.open("r+") as file:  # not "w": that may not open another user's
+            file.truncate()
+            file.write(str(os.getpid()))
+
+    def start(self, before: Run | None = None) -> None:
+        """Take the machine, create the file, probe the roofs.
+
+        Args:
+            before: an earlier, unfinished run, whose rows are not measured again.
+
+        Raises:
+            ValueError: another run has the machine, or the file cannot be written.
+        """
+        self.take()
         self._started = time.monotonic()
-        wanted = {spec.blank().key for spec in self.specs}
-        self.run.rows = [row for row in done if row.key in wanted and row.status != "ERROR"]
+        if threading.current_thread() is threading.main_thread():
+            for number in LIKE_INTERRUPTS:
+                if signal.getsignal(number) == signal.SIG_DFL:
+                    signal.signal(number, signal.default_int_handler)
+        if before:
+            wanted = {spec.blank().key for spec in self.specs}
+            self.run.rows = [row for row in before.rows if row.key in wanted]
+            self.kept = {row.key for row in self.run.rows}
+        left = list(dict.fromkeys(spec.backend for spec in self.specs if spec.blank().key not in self.kept))
+        if before:
+            self.run.roofs = [roof for roof in before.roofs if roof.backend not in left]
         self._save()
         for line in self.introduction():
             self.say(line)
-        for backend in dict.fromkeys(spec.backend for spec in self.specs):
+        for backend in left:
             try:
                 self.run.roofs += self._worker.calibrate(backend)
             except WorkerError as error:
                 raise ValueError(f"backend {backend}: its roofs cannot be measured: {error}") from None
 
     def measure(self, spec: RowSpec) -> Row:
-        """One row; it is in the file when this returns, or soon after if rows are many and short."""
+        """One row; it is in the file when this returns, or soon after if rows are many and short.
+
+        Raises:
+            ValueError: the file cannot be written any more.
+        """
+        self.shown += 1
         for row in self.run.rows:
             if row.key == spec.blank().key:
                 return row
-        before = time.monotonic()
-        cap_s = self._cap()
-        rules = Rules(cap_s=cap_s, min_s=min(self.suite.min_s, cap_s / 2))
-        row = self._worker.measure(spec, rules, cap_s * 3 + SETUP_S)
-        self._overhead.append(max(0.0, time.monotonic() - before - cap_s))
+        if self.elapsed() > LATE * self.suite.budget_s:
+            self._late = True
+            reason = f"left out: the run has taken its {self.suite.budget_s:.0f} s; take a longer suite or --resume"
+            row = spec.blank("UNSUPPORTED", reason)
+        else:
+            before = time.monotonic()
+            cap_s = self._cap()
+            rules = Rules(cap_s=cap_s, min_s=min(self.suite.min_s, cap_s / 2))
+            row = self._worker.measure(spec, rules, cap_s * 3 + SETUP_S)
+            self._overhead.append(max(0.0, time.monotonic() - before - cap_s))
         self.run.rows.append(row)
         if time.monotonic() >= self._next_save:
             self._save()
@@ -191,18 +156,38 @@ class Session:
 
     def _save(self) -> None:
         before = time.monotonic()
-        results.save(self.run, self.path)
+        try:
+            results.save(self.run, self.path)
+        except ValueError:
+            self.run.rows = self._saved or []
+            self._started = 0.0
+            raise
+        self._saved = list(self.run.rows)
         now = time.monotonic()
         self._next_save = now + (now - before) / SAVING
 
     def finish(self) -> None:
-        """Release the machine; the file is finished if every row is in it."""
+        """Release the machine; the file is finished if every row is in it. Raises ValueError like `measure`."""
         self._worker.close()
-        if self._started:
-            self.run.finished = len(self.run.rows) == len(self.specs)
-            self.run.telemetry["after"] = telemetry.host_load()
-            self._save()
-        self._lock.release()
+        try:
+            if self._started:
+                place = {spec.blank().key: i for i, spec in enumerate(self.specs)}
+                self.run.rows.sort(key=lambda row: place[row.key])
+                self.run.finished = len(self.run.rows) == len(self.specs) and not self._late
+                self.run.telemetry["after"] = telemetry.host_load()
+                self._save()
+        finally:
+            self._started = 0.0
+            for number in LIKE_INTERRUPTS:
+                if signal.getsignal(number) == signal.default_int_handler:
+                    signal.signal(number, signal.SIG_DFL)
+            self._lock.release()
+
+    def again(self) -> str | None:
+        """The line that goes on with this run; None where it is finished or has no file."""
+        if self.run.finished or self._saved is None:
+            return None
+        return f"{self.run.command} --resume {shlex.quote(str(self.path))}"
 
     def elapsed(self) -> float:
         """Seconds since the start."""
@@ -217,7 +202,8 @@ class Session:
 
     def introduction(self) -> list[str]:
         """What is measured, on what, and what is missing."""
-        lines = [f"roofbench {metadata.version('roofbench')}, suite {self.suite.name}: {len(self.specs)} rows"]
+        kept = f", {len(self.kept)} of them kept" if self.kept else ""
+        lines = [f"roofbench {metadata.version('roofbench')}, suite {self.suite.name}: {len(self.specs)} rows{kept}"]
         for found in self.found:
             known = (
                 found.device.id
@@ -228,16 +214,22 @@ class Session:
             lines.append(f"  {found.kind}: {found.name}{units}: {known}")
         if any(found.kind == "gpu" for found in self.found) and not any(b.accelerator for b in BACKENDS):
             lines.append("  This version has no kernels for the GPU: what follows are the CPU's cores.")
+        threads, cores = self.run.environment["threads"], self.run.environment["cores"]
+        if threads and threads < cores:
+            lines.append(f"  {threads} of {cores} cores used (OMP_NUM_THREADS or affinity)")
+        busy = summary.busy(self.run)
+        if busy:
+            lines.append(f"  {busy}")
         lines += [f"  missing {name}: {reason}" for name, reason in self.run.missing.items()]
         return lines
 
-    def _header(self) -> Run:
+    def _header(self, now: dt.datetime) -> Run:
         missing = {f"backend {b.name}": reason for b in BACKENDS if b.default and (reason := b.missing())}
         for backend in dict.fromkeys(spec.backend for spec in self.specs):
             missing |= {f"rival {r.name}": line for r in RIVALS.get(backend, ()) if (line := r.missing())}
         return Run(
-            created=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
-            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            created=now.isoformat(timespec="seconds"),
+            command=_command(),
             suite=self.suite.name,
             seed=self.options.seed,
             rivals=None if self.options.rivals is None else list(self.options.rivals),
@@ -249,35 +241,103 @@ class Session:
         )
 
 
-@cache
-def current_device() -> Device | None:
-    """The first device of this machine that the catalogue knows."""
-    return next((found.device for found in devices.detect() if found.device), None)
+def destination(path: Path, source: Path | None, resumed: Path | None) -> Path:
+    """Where to write the result file: where a symbolic link leads, else as given.
+
+    Raises:
+        ValueError: something is there that must not be overwritten.
+    """
+    try:
+        target = path.resolve()
+        if source and target == source.resolve():
+            raise ValueError(f"--out {path} is the file of --source")
+        if target.exists() and not target.is_file():
+            raise ValueError(f"--out {path} is not a regular file")
+        if target.exists() and not (resumed and target == resumed.resolve()):
+            raise ValueError(f"--out {path} exists already{_nature(target)}")
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
+        raise ValueError(f"--out {path}: {getattr(error, 'strerror', error)}") from None
+    return target if path.is_symlink() else path
 
 
-def resume(path: Path, options: Options) -> list[Row]:
-    """Rows of an unfinished run that a new one may keep: those whose kernel has not changed since.
+def _nature(path: Path) -> str:
+    try:
+        results.load(path)
+    except ValueError:
+        return " and is not a roofbench result file"
+    return f"; --resume {path} goes on with it"
+
+
+def resume(path: Path, options: Options) -> Run:
+    """An unfinished run with the rows that a new one may keep: with a verdict, of kernels that have not changed since.
 
     Raises:
         ValueError: the file is no result file, or was measured on another machine or with other settings.
     """
     run = results.load(path)
-    asked = {
+    device = devices.device_of(options.device) if options.device else current_device()
+    here = environment.describe()
+    now = {
         "suite": options.suite,
         "seed": options.seed,
         "rivals": None if options.rivals is None else list(options.rivals),
         "source": str(options.source) if options.source else None,
+        "device": device.id if device else None,
+        **{key: here[key] for key in SAME},
     }
-    was = {**run.environment, **{key: getattr(run, key) for key in asked}}
-    for key, now in (asked | environment.describe()).items():
-        if was.get(key) != now:
-            raise ValueError(f"{path} was measured with {key} {was.get(key)!r}; now it is {now!r}")
-    return [row for row in run.rows if row.kernel_sha256 == _kernel_sha256(row, options)]
+    was = {
+        **{key: run.environment.get(key) for key in SAME},
+        **{key: getattr(run, key) for key in ("suite", "seed", "rivals", "source")},
+        "device": run.device.get("id"),
+    }
+    for key, value in now.items():
+        if was[key] != value:
+            raise ValueError(f"{path} was measured with {key} {was[key]!r}; now it is {value!r}")
+    for row in run.rows:
+        try:
+            backend_of(row.backend)
+            op_of(row.op).types(row.format)
+        except ValueError as error:
+            raise ValueError(f"{path}: row {row.id}: {error}") from None
+    run.rows = [row for row in run.rows if _has_verdict(row) and row.kernel_sha256 == _kernel_sha256(row, options)]
+    return run
+
+
+def _has_verdict(row: Row) -> bool:
+    """Whether measuring it again would say nothing new."""
+    if row.status in ("SUSPECT", "INCORRECT"):
+        return True
+    return row.median_s is not None and row.status != "ERROR"
 
 
 def _kernel_sha256(row: Row, options: Options) -> str | None:
-    claim = (Cpu(options.source) if options.source else backend_of(row.backend)).claim(row.op, row.format)
+    if options.source:
+        return sources.sha256(options.source)
+    claim = backend_of(row.backend).claim(row.op, row.format)
     return sources.sha256(claim.source) if isinstance(claim, Claim) and claim.source else None
+
+
+def _command() -> str:
+    """What was typed, for a shell to take again."""
+    program = Path(sys.argv[0])
+    words = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
+    return shlex.join([*words, *sys.argv[1:]]).encode(errors="replace").decode()
+
+
+def _holder() -> str:
+    """The process that has the lock, where its file says so."""
+    try:
+        return f"process {int(LOCK.read_text())}, "
+    except (OSError, ValueError):
+        return ""
+
+
+def _owner() -> str:
+    """Whose file the lock is, where that can be found out."""
+    try:
+        return f"owned by {LOCK.owner()}; "
+    except (OSError, KeyError):
+        return ""
 
 
 def _describe(found: Sequence[Found], device: Device | None) -> dict[str, Any]:

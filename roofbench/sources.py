@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -56,31 +58,43 @@ def build_ffi() -> Any:
     return load_module(folder("csrc") / "build_ffi.py")
 
 
+def compiler() -> list[str]:
+    """The C compiler, as a command. Raises ValueError where CC names none."""
+    try:
+        command: list[str] = build_ffi().compiler()
+    except ValueError as error:
+        raise ValueError(f"CC={os.environ['CC']!r} is no command: {error}") from None
+    if not command:
+        raise ValueError(f"CC={os.environ['CC']!r} is no command")
+    return command
+
+
 def compile_c(source: Path, out: Path) -> None:
     """Compile a C file to the shared library `out` with the flags of our own.
 
     Raises:
         ValueError: the file cannot be read or does not compile, or there is no C compiler; says which.
     """
+    if source.exists() and not source.is_file():
+        raise ValueError(f"{source} is not a regular file")
     try:
         source.open("rb").close()
     except OSError as error:
         raise ValueError(f"{source}: {error.strerror}") from None
-    builder = build_ffi()
-    compile_flags, link_flags = builder.flags()
-    command = [*builder.compiler(), *compile_flags, "-shared", "-fPIC", str(source), "-o", str(out), *link_flags, "-lm"]
+    command = compiler()
+    compile_flags, link_flags = build_ffi().flags()
+    command += [*compile_flags, "-shared", "-fPIC", "-x", "c", str(source.absolute()), "-x", "none"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        raise ValueError(f"no C compiler: {command[0]} is not there; {compiler_hint()}") from None
+        done = subprocess.run([*command, "-o", str(out), *link_flags, "-lm"], capture_output=True, check=False)
+    except OSError as error:
+        of = " (from CC)" if os.environ.get("CC") else ""
+        raise ValueError(f"no C compiler: {command[0]}{of}: {error.strerror}; {compiler_hint()}") from None
     if done.returncode:
-        raise ValueError(f"{source} does not compile:\n{done.stderr.strip()}")
+        raise ValueError(f"{source} does not compile:\n{done.stderr.decode(errors='replace').strip()}")
 
 
 def compiler_hint() -> str:
     """The line that installs a C compiler here."""
-    import sys
-
-    return (
-        "xcode-select --install" if sys.platform == "darwin" else "sudo apt install gcc python3-dev  # or your system's"
-    )
+    if sys.platform == "darwin":
+        return "xcode-select --install"
+    return "sudo apt install gcc python3-dev  # or your system's"

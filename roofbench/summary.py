@@ -1,40 +1,61 @@
 # SPDX-License-Identifier: MIT
-"""What a person reads at the end of a run: one table, one sentence per op."""
+"""What a person reads at the end of a run: one table, what the machine can do, one sentence per op."""
 
 from __future__ import annotations
 
+import io
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from statistics import median
+from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from roofbench.backends import BACKENDS
-from roofbench.results import COUNTED, FAILURES, Row
+from roofbench.results import COUNTED, FAILURES, Row, Run, RunRoof
 
 _STYLE = {"OK": "green", "NOISY": "yellow", "THROTTLED": "yellow", "UNSUPPORTED": "dim"}
 _WIDTH = 140  # where the output is no terminal
-_NARROW = 125  # below, each case has a line of its own
+_BUSY = 0.25  # of the cores: other programs keep as much of the machine from the kernels
+_NUMBERS = {"µs": 6, "rate": 13, "% spec": 6, "% roof": 6, "% clock": 7, "× rival": 12}  # widths where tables line up
 
 
-def show(rows: Sequence[Row], console: Console | None = None) -> None:
+def text(run: Run) -> str:
+    """Table and sentences as standard output takes them."""
+    file = io.StringIO()
+    show(run, console(file))
+    return file.getvalue()
+
+
+def console(file: TextIO) -> Console:
+    """Collects what is meant for standard output, as wide as the terminal."""
+    terminal = sys.stdout.isatty()
+    width = None if terminal else _WIDTH
+    return Console(file=file, force_terminal=terminal, width=width, highlight=False, markup=False)
+
+
+def show(run: Run, to: Console) -> None:
     """Print the table, what is wrong with rows, and a sentence per op."""
-    console = console or Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
-    for backend in dict.fromkeys(row.backend for row in rows):
-        mine = [row for row in rows if row.backend == backend]
-        console.print(Text(_heading(backend), style="bold"))
-        if console.width >= _NARROW:
-            console.print(table(mine))
+    for backend in dict.fromkeys(row.backend for row in run.rows):
+        mine = [row for row in run.rows if row.backend == backend]
+        columns = [name for i, name in enumerate(_NUMBERS) if any(_numbers(row)[i] != "-" for row in mine)]
+        to.print(Text(_heading(backend), style="bold"))
+        whole = table(mine, columns)
+        if to.measure(whole, options=to.options.update(width=1000)).maximum <= to.width:
+            to.print(whole)
             continue
         groups = dict.fromkeys((row.op, _case(row)) for row in mine)
         for i, (op, case) in enumerate(groups):
-            console.print(Text(f"{op} {case} ({backend})", style="italic"))
-            console.print(short_table([row for row in mine if (row.op, _case(row)) == (op, case)], header=i == 0))
-    for line in (*remarks(rows), *sentences(rows)):
-        console.print(line, highlight=False, soft_wrap=True)
+            to.print(Text(f"{op} {case}", style="italic"))
+            rows = [row for row in mine if (row.op, _case(row)) == (op, case)]
+            to.print(short_table(rows, columns, header=i == 0))
+    to.print()
+    for line in (busy(run), *machine(run), *remarks(run.rows), *sentences(run.rows)):
+        if line:
+            to.print(Text(line))
 
 
 def _heading(name: str) -> str:
@@ -42,32 +63,33 @@ def _heading(name: str) -> str:
     return next((backend.heading for backend in BACKENDS if backend.name == name), name)
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """One line per row; a dash where a value is not known."""
+def table(rows: Sequence[Row], columns: Sequence[str]) -> Table:
+    """One line per row; a dash where a value is not known. No wider than its contents: see `show`."""
     out = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("op", "case", "format", "backend"):
+    for name in ("op", "case", "format"):
         out.add_column(name, no_wrap=True)
-    for name in _NUMBERS:
+    for name in columns:
         out.add_column(name, justify="right", no_wrap=True)
     out.add_column("status", no_wrap=True)
     for row in rows:
-        out.add_row(row.op, _case(row), row.format, row.backend, *_numbers(row), _status(row))
+        out.add_row(row.op, _case(row), row.format, *_some(row, columns), _status(row))
     return out
 
 
-def short_table(rows: Sequence[Row], *, header: bool) -> Table:
-    """The same without op, case and backend, for 80 columns; widths are fixed so that several line up."""
+def short_table(rows: Sequence[Row], columns: Sequence[str], *, header: bool) -> Table:
+    """The same without op and case, for narrow terminals; widths are fixed so that several line up."""
     out = Table(box=None, pad_edge=False, header_style="dim", show_header=header, padding=(0, 1, 0, 0))
     out.add_column("format", no_wrap=True, width=10)
-    for name, width in zip(_NUMBERS, (6, 13, 6, 6, 7, 12), strict=True):
-        out.add_column(name, justify="right", no_wrap=True, width=width)
+    for name in columns:
+        out.add_column(name, justify="right", no_wrap=True, width=_NUMBERS[name])
     out.add_column("status", no_wrap=True, width=11)
     for row in rows:
-        out.add_row(row.format, *_numbers(row), _status(row))
+        out.add_row(row.format, *_some(row, columns), _status(row))
     return out
 
 
-_NUMBERS = ("µs", "rate", "% spec", "% roof", "% clock", "× rival")
+def _some(row: Row, columns: Sequence[str]) -> list[str]:
+    return [text for name, text in zip(_NUMBERS, _numbers(row), strict=True) if name in columns]
 
 
 def _numbers(row: Row) -> tuple[str, ...]:
@@ -97,6 +119,42 @@ def headline(row: Row) -> str:
     return f"{row.id}  {_number(row.median_s * 1e6, 4)} µs  {_rate(row)}{share}  {row.status}"
 
 
+def busy(run: Run) -> str | None:
+    """That other programs were using the machine when the run began."""
+    load, cores = run.telemetry["before"]["load_average_1min"], run.environment["cores"]
+    if load <= _BUSY * cores:
+        return None
+    return f"The machine is busy: load {load:.1f} on {cores} cores; results will be off."
+
+
+def machine(run: Run) -> list[str]:
+    """What each backend's probes found that its device can do."""
+    lines = []
+    for backend in dict.fromkeys(roof.backend for roof in run.roofs):
+        mine = [roof for roof in run.roofs if roof.backend == backend]
+        rates = {roof.name: max(variant.rate for variant in roof.variants) for roof in mine}
+        verbs = {"read": "reads", "write": "writes", "copy": "copies"}
+        parts = [f"{verb} {_number(rates[name] / 1e9)} GB/s" for name, verb in verbs.items() if name in rates]
+        parts += [f"{_flops(peak / 1e12)} of f32 multiply-adds" for peak in _peak(mine)]
+        how = ""
+        if backend == "cpu":
+            how = f"; {run.environment['threads']} threads, {run.environment['isa']}"
+        name = "This machine" if _alone(run.rows) else _heading(backend)
+        lines.append(f"{name}: {', '.join(parts)}{how}.")
+    return lines
+
+
+def _peak(roofs: Sequence[RunRoof]) -> list[float]:
+    """The higher rate of those that count operations, if there is one."""
+    rates = [variant.rate for roof in roofs if roof.name in ("fma", "matrix") for variant in roof.variants]
+    return [max(rates)] if rates else []
+
+
+def _alone(rows: Sequence[Row]) -> bool:
+    """Whether all rows are of one backend, which then need not be named."""
+    return len({row.backend for row in rows}) <= 1
+
+
 def remarks(rows: Sequence[Row]) -> list[str]:
     """What a reader must know of rows that are not OK."""
     lines = []
@@ -104,18 +162,26 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     if noisy:
         parts = ", ".join(f"{count} {kind}" for kind, count in noisy.most_common())
         lines.append(f"NOISY rows: {parts}. Close other programs, or take a longer suite.")
-    lines += [
-        f"{row.status} {row.id}: {row.reason}" for row in rows if row.status in (*FAILURES, "THROTTLED", "UNSUPPORTED")
-    ]
+    bad = [row for row in rows if row.status in (*FAILURES, "THROTTLED", "UNSUPPORTED")]
+    for status, reason in dict.fromkeys((row.status, row.reason) for row in bad):
+        ids = [row.id for row in bad if (row.status, row.reason) == (status, reason)]
+        more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+        lines.append(f"{status} {ids[0]}{more}: {reason}")
     return lines
 
 
 def _noise(reason: str) -> str:
-    if reason.startswith("drifts"):
-        return "drifted"
-    if reason.startswith("bimodal"):
-        return "had two speeds"
-    return "had too few samples" if "are needed" in reason else "varied by more than 0.5 %"
+    """The kind of a reason of the engine's."""
+    for words, kind in (
+        ("drifts", "drifted"),
+        ("bimodal", "had two speeds"),
+        ("too short", "were too short for the clock"),
+        ("samples fitted", "had too few samples"),
+        ("turns fitted", "had too few turns"),
+    ):
+        if words in reason:
+            return kind
+    return "varied by more than 0.5 %"
 
 
 def sentences(rows: Sequence[Row]) -> list[str]:
@@ -132,7 +198,8 @@ def sentences(rows: Sequence[Row]) -> list[str]:
         shares = sorted(row.pct_measured or 0.0 for row in mine)
         worst = min(mine, key=lambda row: row.pct_measured or 0.0)
         middle = median(shares)
-        text = f"{op}: {middle:.0f} % of the measured roof"
+        name = op if _alone(rows) else f"{_heading(backend)}, {op}"
+        text = f"{name}: {middle:.0f} % of the measured roof"
         if len(mine) > 1:
             text += f" (median of {len(mine)} rows, {shares[0]:.0f} to {shares[-1]:.0f})"
         text += f": {_verdict(middle)}"
@@ -161,8 +228,12 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 def _rate(row: Row) -> str:
     if row.bound == "compute" and row.tflops is not None:
-        return f"{_number(row.tflops)} TFLOP/s" if row.tflops >= 1 else f"{_number(row.tflops * 1e3)} GFLOP/s"
+        return _flops(row.tflops)
     return "-" if row.gbps is None else f"{_number(row.gbps)} GB/s"
+
+
+def _flops(tflops: float) -> str:
+    return f"{_number(tflops)} TFLOP/s" if tflops >= 1 else f"{_number(tflops * 1e3)} GFLOP/s"
 
 
 def _rival(row: Row) -> str:

@@ -81,7 +81,14 @@ def host_load() -> dict[str, float | str | None]:
 
 
 def available_memory() -> int | None:
-    """Bytes that can be allocated without swapping; None where the system does not say."""
+    """Bytes that can be allocated without swapping, of the machine and of the container; None where none says."""
+    limit, used = (_text(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    contained = max(0, int(limit) - int(used)) if limit and used and limit.isdigit() and used.isdigit() else None
+    free = _free_memory()
+    return min((each for each in (contained, free) if each is not None), default=None)
+
+
+def _free_memory() -> int | None:
     found = re.search(r"^MemAvailable:\s+(\d+) kB", _text("/proc/meminfo") or "", re.MULTILINE)
     if found:
         return int(found[1]) * 1024

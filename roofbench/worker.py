@@ -6,19 +6,26 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from roofbench.backends.base import Claim
 from roofbench.devices import Device
 from roofbench.engine import Rules
+from roofbench.op import TYPES
 from roofbench.results import Row, RunRoof
 from roofbench.rows import Bench, RowSpec
 
 # Idle threads of one OpenMP runtime spin for milliseconds and so steal from the next contestant, whose
 # runtime may be another (torch brings its own). They must sleep soon; the engine wakes them before it times.
-ENVIRONMENT = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
+ENVIRONMENT = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1", "OPENBLAS_THREAD_TIMEOUT": "14"}
+
+
+OURS = (signal.SIGINT, signal.SIGHUP)  # the parent's to handle: a terminal sends them to the child too
 
 
 class WorkerError(Exception):
@@ -44,6 +51,17 @@ class Worker:
         """Roofs of a backend, every variant with its rate. Raises WorkerError."""
         roofs: list[RunRoof] = self._call("calibrate", (backend,), timeout_s)
         return roofs
+
+    def claims(self, timeout_s: float = 120.0) -> list[tuple[str, str]]:
+        """Every op x format that the user's file serves. Raises ValueError where it does not compile or load."""
+        source = self._arguments[-1]
+        try:
+            served: list[tuple[str, str]] | str = self._call("claims", (source,), timeout_s)
+        except WorkerError as error:
+            raise ValueError(f"{source} does not load: {error}") from None
+        if isinstance(served, str):
+            raise ValueError(served)  # noqa: TRY004
+        return served
 
     def measure(self, spec: RowSpec, rules: Rules, timeout_s: float) -> Row:
         """One row; ERROR where the child crashed or took too long."""
@@ -83,6 +101,8 @@ class Worker:
         self._pipe, theirs = context.Pipe()
         before = {name: os.environ.get(name) for name in ENVIRONMENT}
         os.environ.update({name: value for name, value in ENVIRONMENT.items() if before[name] is None})
+        resource_tracker.ensure_running()  # else it is started below, and takes the mask away
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, OURS)  # the child inherits it
         try:
             self._process = context.Process(target=_serve, args=(theirs, self._arguments), daemon=True)
             self._process.start()
@@ -90,6 +110,7 @@ class Worker:
             for name, value in before.items():
                 if value is None:
                     del os.environ[name]
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
 
 
@@ -100,23 +121,46 @@ def _death(code: int | None) -> str:
 
 
 def _serve(pipe: Connection, arguments: tuple[Any, ...]) -> None:
-    """The child: answers calls until the pipe closes. An interrupt is the parent's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """The child: answers calls until the parent is gone."""
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    os.dup2(2, 1)  # what a kernel prints is no result
     bench = Bench(*arguments)
+    answers: dict[str, Callable[..., Any]] = {"calibrate": _calibrate, "claims": _claims, "measure": Bench.measure}
     while True:
         try:
             method, parameters = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
         try:
-            if method == "calibrate":
-                (backend,) = parameters
-                roofs = bench.calibrate(backend).roofs
-                answer: Any = [
-                    RunRoof(backend=backend, name=name, variants=roof.variants) for name, roof in roofs.items()
-                ]
-            else:
-                answer = bench.measure(*parameters)
+            answer: Any = answers[method](bench, *parameters)
         except Exception as error:  # noqa: BLE001 - the parent decides
             answer = WorkerError(f"{type(error).__name__}: {error}")
-        pipe.send(answer)
+        try:
+            pipe.send(answer)
+        except OSError:
+            return
+
+
+def _die_with_parent() -> None:
+    """Also while a kernel hangs: cffi lets other threads run."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _calibrate(bench: Bench, backend: str) -> list[RunRoof]:
+    roofs = bench.calibrate(backend).roofs
+    return [RunRoof(backend=backend, name=name, variants=roof.variants) for name, roof in roofs.items()]
+
+
+def _claims(bench: Bench, source: Path) -> list[tuple[str, str]] | str:
+    """Of the user's file; a message where it does not compile or load."""
+    backend = bench.backend("cpu")
+    try:
+        pairs = [(op, format) for op in TYPES if op != "probe" for format in TYPES[op]]
+        return [pair for pair in pairs if isinstance(backend.claim(*pair), Claim)]
+    except ValueError as error:
+        return str(error)
+    except OSError as error:  # of dlopen, which names the library that we made of it
+        return f"{source} does not load: {str(error).rpartition('.so: ')[2].partition('. ')[0]}"

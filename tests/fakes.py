@@ -131,7 +131,7 @@ class FakeBackend(Backend):
     def telemetry(self):
         return self.machine.telemetry
 
-    def probe_variants(self, kind):
+    def probe_variants(self, kind, format):
         return {}
 
     def floor(self):

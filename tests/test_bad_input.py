@@ -3,9 +3,10 @@
 
 import numpy as np
 import pytest
-from support import CPU, every_format, inputs
+from support import CPU, every_format
 
 from roofbench import formats
+from roofbench.hazards import inputs
 from roofbench.ops import OPS
 
 BF16 = formats.DTYPES["bf16"]

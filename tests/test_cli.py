@@ -10,8 +10,7 @@ import time
 
 import pytest
 
-from roofbench import cli, devices, results, summary
-from roofbench.results import Row, RowRival, RowRoof
+from roofbench import cli, devices, results
 
 
 def roofbench(*arguments, cwd, **environment):
@@ -36,7 +35,19 @@ def roofbench(*arguments, cwd, **environment):
         (["bench", "--device", "gtx-480"], "roofbench: unknown device 'gtx-480'"),
         (["bench", "--source", "gone.c"], "roofbench: gone.c: No such file or directory"),
         (["bench", "--resume", "gone.json"], "roofbench: gone.json: No such file or directory"),
+        (["bench", "--source", "my.cu"], "roofbench: my.cu: only .c files can be measured by this version"),
+        (
+            ["bench", "--source", "a.c", "--backend", "numpy"],
+            "roofbench: --source a.c: --backend numpy cannot measure it",
+        ),
         (["bench", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
+        (["bench", "--seed", "-1"], "roofbench: --seed -1 must be from 0 to"),
+        (["bench", "--out", ""], "argument --out: the name is empty"),
+        (["bench", "--out", b"r\xff.json"], r"argument --out: b'r\xff.json' is not valid UTF-8"),
+        (["bench", "--out", "/dev/null"], "roofbench: --out /dev/null is not a regular file"),
+        (["bench", "--out", "."], "roofbench: --out . is not a regular file"),
+        (["bench", "--resume", "."], "roofbench: . is not a regular file"),
+        (["bench", "--resume", "/dev/zero"], "roofbench: /dev/zero is not a regular file"),
         (["bench", "--op", "kv_append", "--out", "/dev/full/x.json"], "roofbench: results cannot be written to"),
         ([], "the following arguments are required: COMMAND"),
         (["dance"], "invalid choice: 'dance'"),
@@ -101,7 +112,8 @@ def test_bench_measures_and_writes(tmp_path):
     assert "kv_append" in done.stdout
     assert "% of the measured roof" in done.stdout
     assert "[1/1 " in done.stderr
-    assert run.command.endswith("bench --op kv_append --format bf16 --rival none --out r.json")
+    assert run.command == "python -m roofbench bench --op kv_append --format bf16 --rival none --out r.json"
+    assert "This machine: reads " in done.stdout
 
 
 def test_a_wrong_kernel_makes_the_run_fail(tmp_path):
@@ -109,7 +121,7 @@ def test_a_wrong_kernel_makes_the_run_fail(tmp_path):
 
     done = roofbench("bench", "--source", str(WRONG / "zero.c"), "--out", "r.json", cwd=tmp_path)
     assert done.returncode == 1
-    assert "INCORRECT gemv-cpu-f32-llama-3.1-8b/gate+up/M1-cold: y of buffer 0 is" in done.stdout
+    assert "INCORRECT gemv-cpu-f32-llama-3.1-8b/gate+up/M1-cold: y " in done.stdout
     assert results.load(tmp_path / "r.json").rows[0].median_s is None
 
 
@@ -120,30 +132,72 @@ def test_json_on_standard_output(tmp_path):
     assert len(list((tmp_path / "roofbench-runs").iterdir())) == 1
 
 
-def test_an_interrupt_keeps_what_is_done(tmp_path):
-    """Ctrl-C: exit code 130, a readable file with the rows so far, no child left behind."""
+def interrupted(tmp_path, number):
+    """A run that a signal to its group reached in its second row: what it said, and its file."""
     command = [sys.executable, "-m", "roofbench", "bench", "--op", "kv_append", "--op", "kv_gather", "--out", "r.json"]
-    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
-    with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes) as process:
+    with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, preexec_fn=hear, **PIPES) as process:  # noqa: PLW1509
         for line in process.stderr:
             if line.startswith("[1/"):
                 break
         time.sleep(0.3)
-        os.killpg(process.pid, signal.SIGINT)
-        rest = process.stderr.read()
+        os.killpg(process.pid, number)
+        out, rest = process.communicate()
     assert process.returncode == 130
-    assert "roofbench: interrupted" in rest
     assert "Traceback" not in rest
-    run = results.load(tmp_path / "r.json")
+    return out, rest, results.load(tmp_path / "r.json")
+
+
+PIPES = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+
+
+def hear():
+    """A job in the background is started deaf to interrupts, and so are its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_an_interrupt_keeps_what_is_done(tmp_path):
+    """Ctrl-C: exit code 130, the rows so far as a table and as a file, and the line that goes on."""
+    out, rest, run = interrupted(tmp_path, signal.SIGINT)
+    assert "roofbench: interrupted" in rest
+    assert "kv_append" in out
+    assert "\nr.json\n" in rest
+    line = "To go on: python -m roofbench bench --op kv_append --op kv_gather --out r.json --resume r.json\n"
+    assert line in rest
     assert not run.finished
     assert len(run.rows) >= 1
-    done = roofbench(
-        "bench", "--op", "kv_append", "--op", "kv_gather", "--resume", "r.json", "--out", "s.json", cwd=tmp_path
-    )
+    done = roofbench(*line.split()[6:], cwd=tmp_path)
     assert done.returncode == 0
-    rows = results.load(tmp_path / "s.json").rows
-    assert rows[0].samples_s == run.rows[0].samples_s
-    assert len(rows) == 4
+    assert "kv4k-cold  kept: " in done.stderr
+    after = results.load(tmp_path / "r.json")
+    assert after.rows[0].samples_s == run.rows[0].samples_s
+    assert len(after.rows) == 4
+    assert after.finished
+
+
+def test_a_request_to_end_is_like_an_interrupt(tmp_path):
+    _, rest, run = interrupted(tmp_path, signal.SIGTERM)
+    assert "roofbench: interrupted" in rest
+    assert {row.status for row in run.rows} <= {"OK", "NOISY"}
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.5, 1.0, 1.5])
+def test_an_interrupt_before_the_first_row_leaves_no_traceback(tmp_path, delay):
+    """While modules are imported, the child starts or roofs are probed."""
+    code = "from roofbench.cli import main; print('here', flush=True); main(['bench', '--op', 'kv_append'])"
+    command = [sys.executable, "-c", f"if __name__ == '__main__': {code}"]
+    with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, preexec_fn=hear, **PIPES) as process:  # noqa: PLW1509
+        assert process.stdout.readline() == "here\n"
+        time.sleep(delay + 0.02)
+        os.killpg(process.pid, signal.SIGINT)
+        _, rest = process.communicate()
+    assert "roofbench: interrupted" in rest
+    assert "Traceback" not in rest
+
+
+def test_little_is_imported_before_interrupts_are_heard():
+    code = "import sys, roofbench.cli; print([name for name in ('numpy', 'msgspec', 'rich') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_two_runs_at_once(tmp_path):
@@ -154,7 +208,10 @@ def test_two_runs_at_once(tmp_path):
         second = roofbench("bench", "--op", "kv_append", cwd=tmp_path)
         first.communicate()
     assert second.returncode == 2
-    assert "another roofbench run is measuring on this machine" in second.stderr
+    assert (
+        f"another roofbench run is measuring on this machine: two would disturb each other (process {first.pid},"
+        in (second.stderr)
+    )
     assert first.returncode == 0
 
 
@@ -162,56 +219,3 @@ def test_native_windows_is_told_of_wsl(monkeypatch, capsys):
     monkeypatch.setattr(cli.sys, "platform", "win32")
     assert cli.main(["devices"]) == 2
     assert "WSL2 (wsl --install)" in capsys.readouterr().err
-
-
-def row(**changes):
-    base = {"op": "gemv", "backend": "cpu", "format": "f32", "case": "m/l/M1", "dims": {}, "bytes": 1, "flops": 1}
-    return Row(**{**base, "status": "OK", "gbps": 40.0, "median_s": 1e-3, "bound": "bandwidth", **changes})
-
-
-class TestSummary:
-    def test_nothing_left_to_gain(self):
-        (line,) = summary.sentences([row(pct_measured=96.2)])
-        assert line == "gemv: 96 % of the measured roof: nothing left to gain."
-
-    def test_where_most_can_be_gained(self):
-        rows = [row(pct_measured=50.0, format="int4"), row(pct_measured=90.0), row(pct_measured=70.0, format="fp8")]
-        (line,) = summary.sentences(rows)
-        assert line.startswith("gemv: 70 % of the measured roof (median of 3 rows, 50 to 90): up to 1.4 × left to gain")
-        assert line.endswith("most in int4 m/l/M1.")
-
-    @pytest.mark.parametrize("status", ["SUSPECT", "INCORRECT", "THROTTLED", "ERROR", "UNSUPPORTED"])
-    def test_only_good_rows_count(self, status):
-        rows = [row(pct_measured=90.0), row(pct_measured=400.0, status=status, reason="because")]
-        assert "90 % of the measured roof:" in summary.sentences(rows)[0]
-        assert any(line.endswith(": because") for line in summary.remarks(rows))
-
-    def test_a_table_shows_dashes_for_what_is_not_known(self, capsys):
-        summary.show([row(gbps=None, median_s=None, status="ERROR", reason="no")])
-        out = capsys.readouterr().out
-        assert "CPU cores" in out
-        assert "-" in out
-        assert "nan" not in out.lower()
-        assert "None" not in out
-
-    def test_numbers_are_as_people_write_them(self, capsys):
-        rows = [
-            row(
-                median_s=1234.5e-6,
-                pct_spec=12.34,
-                pct_measured=98.76,
-                pct_clock=100.0,
-                roof=RowRoof(name="read"),
-                rivals=[RowRival(name="torch", median_s=2e-3, speedup=1.62)],
-            ),
-            row(op="gemm", bound="compute", tflops=0.456, gbps=1.0),
-            row(op="gemm", bound="compute", tflops=123.4),
-        ]
-        summary.show(rows)
-        out = capsys.readouterr().out
-        for text in ("1234", "40 GB/s", "12.3", "98.8", "100", "1.62 torch", "456 GFLOP/s", "123 TFLOP/s"):
-            assert text in out
-
-    def test_the_fastest_rival_is_shown(self):
-        rivals = [RowRival(name="slow", speedup=9.0), RowRival(name="fast", speedup=0.5), RowRival(name="none")]
-        assert summary._rival(row(rivals=rivals)) == "0.5 fast"

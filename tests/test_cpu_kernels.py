@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import CPU, KINDS, every_format, expected, hazards, inputs, worst
+from support import CPU, every_format, worst
 
 from roofbench import formats
+from roofbench.hazards import KINDS, expected, inputs
+from roofbench.hazards import sizes as hazards
 from roofbench.numerics import aligned, poison
 from roofbench.ops import OPS
 from roofbench.telemetry import available_memory
@@ -159,7 +161,7 @@ def test_plain_gather_of_bytes():
     cache = {n: rng.integers(0, 256, (3, 4, 2, 24), np.uint8) for n in ("key_cache", "value_cache")}
     out = {n: np.zeros((2, 9, 24), np.uint8) for n in ("key", "value")}
     slots = rng.permutation(12)[:9]
-    CPU.bind("kv_gather", "bf16", dims, {**cache, "slot_mapping": slots, **out})()
+    CPU.bind("kv_gather", "bf16", {**dims, "itemsize": 1}, {**cache, "slot_mapping": slots, **out})()
     want = cache["key_cache"].reshape(12, 2, 24)[slots].swapaxes(0, 1)
     assert (out["key"] == want).all()
 

@@ -259,11 +259,50 @@ class TestStub:
         assert devices.device_of("chip-a")
         assert devices.device_of("chip-b")
 
-    def test_a_wrong_file_is_named(self):
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("vendor = 5", r"Expected `str`, got `int` - at `\$.vendor`"),
+            ('kind = "tpu"', r"Invalid enum value 'tpu' - at `\$.kind`"),
+            ('units = { kind = "SM", count = 0 }', r"Expected `int` >= 1 - at `\$.units.count`"),
+            ('clock = { spec_ghz = nan, source = "s" }', r"Expected `float` > 0.0 - at `\$.clock.spec_ghz`"),
+            ("dense_tflops = { f32 = inf }", r"Expected `float` <= .* - at `\$.dense_tflops\[...\]`"),
+            ("dense_tflops = { f32 = -1.0 }", r"Expected `float` > 0.0 - at `\$.dense_tflops\[...\]`"),
+            ('caches = { l2_mb = 0, source = "s" }', r"Expected `float` > 0.0 - at `\$.caches.l2_mb`"),
+            (
+                'memory = { type = "t", size_gb = [-8], bus_bits = 1, rate_mtps = 1, bandwidth_gbs = 1, source = "s" }',
+                r"Expected `int` >= 1 - at `\$.memory.size_gb\[0\]`",
+            ),
+        ],
+    )
+    def test_a_wrong_table_is_named(self, text, says):
         devices.user_file().parent.mkdir(parents=True)
-        devices.user_file().write_text('[x]\nname = "x"\nvendor = 5\narch = "a"\n')
-        with pytest.raises(ValueError, match=r"devices.toml: Expected `str`, got `int` - at `\$.*vendor`"):
+        good = '[good]\nname = "x"\nvendor = "v"\narch = "a"\n'
+        devices.user_file().write_text(
+            f'{good}[my-gpu]\nname = "x"\narch = "a"\n{text}\n' + 'vendor = "v"\n' * ("vendor" not in text)
+        )
+        with pytest.raises(ValueError, match=rf"devices.toml: \[my-gpu\]: {says}"):
             devices.catalogue()
+
+    @pytest.mark.parametrize("content", [b"a = \xff", b"[x", b"x = 5"])
+    def test_a_file_that_is_no_catalogue_is_named(self, content):
+        devices.user_file().parent.mkdir(parents=True)
+        devices.user_file().write_bytes(content)
+        with pytest.raises(ValueError, match="roofbench/devices.toml: "):
+            devices.catalogue()
+
+    def test_a_stub_goes_into_no_file_that_cannot_be_read(self):
+        devices.user_file().parent.mkdir(parents=True)
+        devices.user_file().write_bytes(b"# \xff")
+        with pytest.raises(ValueError, match="devices.toml: 'utf-8' codec"):
+            devices.add_stub(devices.Found("cpu", "Chip A", "x86_64", 8, 0.0, None))
+        assert devices.user_file().read_bytes() == b"# \xff"
+
+    @pytest.mark.parametrize("name", ['Chip "A" \\ 3', "龙芯", "Chip µ"])
+    def test_odd_names_are_valid_too(self, name):
+        devices.add_stub(devices.Found("cpu", name, "x86_64", 8, 0.0, None))
+        devices.catalogue.cache_clear()
+        assert any(device.name == name for device in devices.catalogue().values())
 
 
 def test_known_device_needs_no_stub():

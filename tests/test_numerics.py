@@ -5,9 +5,10 @@ import math
 
 import numpy as np
 import pytest
-from support import CPU, inputs, limit
+from support import CPU, limit
 
 from roofbench import data, formats, numerics
+from roofbench.hazards import inputs
 from roofbench.numerics import Close, Exact, Limit, Stack
 from roofbench.ops import OPS
 from roofbench.ops import _product as linear
@@ -137,7 +138,7 @@ def test_wrong_shapes_fail():
     known = Close(np.zeros((2, 3)), np.zeros((2, 3)), "f32")
     assert known.error(np.zeros((3, 2), np.float32), Limit(1)) == math.inf
     assert Exact(np.zeros(3)).error(np.zeros(4), Limit(1)) == math.inf
-    assert Stack(2, lambda _: known).error(np.zeros((3, 2, 3), np.float32), Limit(1)) == math.inf
+    assert Stack(2, 6, lambda _: known).error(np.zeros((3, 2, 3), np.float32), Limit(1)) == math.inf
 
 
 def test_exact_sees_signs_of_zero_and_bits_of_nan():
@@ -160,7 +161,9 @@ class TestSampled:
         w = data.weights(rng, (self.n, self.k), "bf16", "bf16")
         x = rng.standard_normal((self.m, self.k))
         types = OPS["gemv"].types("bf16")
-        known = linear.sampled(x, w, types, rng)
+        self.columns = linear.Columns(rng, w, types)
+        self.x = x
+        known = self.columns.expected(x, 256, 0)
         y = (x @ formats.unpack(w, "bf16", np.float64).T).astype(formats.DTYPES["bf16"])
         return y, known
 
@@ -196,17 +199,20 @@ class TestSampled:
         assert known.error(y, Limit(64)) == math.inf
 
     @pytest.mark.parametrize("shift", [1, 100, 8191])
-    def test_rolls_with_its_columns(self, large, shift):
+    def test_moves_on_with_its_columns(self, large, shift):
         y, known = large
-        assert known.rolled(shift).error(np.roll(y, shift, axis=-1), Limit(64)) <= 1
-        assert known.rolled(shift).error(y, Limit(64)) > 1
+        moved = self.columns.expected(self.x, 256, shift)
+        assert moved.error(np.roll(y, shift, axis=-1), Limit(64)) <= 1
+        assert moved.error(y, Limit(64)) > 1
+        where = np.array([5 * self.n + (known.columns[7] + shift) % self.n])
+        assert moved.error_at(np.roll(y, shift, axis=-1).reshape(-1)[where], where, Limit(64)) <= 1
+        assert moved.error_at(y.reshape(-1)[where], where, Limit(64)) > 1
 
-    def test_takes_the_signs_of_its_rows(self, large):
+    def test_elements_that_are_not_known_must_be_finite(self, large):
         y, known = large
-        signs = np.where(np.arange(self.m) % 3, 1.0, -1.0)
-        turned = (y.astype(np.float32) * signs[:, None]).astype(y.dtype)
-        assert known.signed(signs).error(turned, Limit(64)) <= 1
-        assert known.signed(signs).error(y, Limit(64)) > 1
+        other = np.setdiff1d(np.arange(self.n), known.columns)[:1]
+        assert known.error_at(y.reshape(-1)[other] + 1, other, Limit(64)) == 0
+        assert known.error_at(y.reshape(-1)[other] * np.nan, other, Limit(64)) == math.inf
 
 
 class TestGuards:

@@ -3,11 +3,13 @@
 
 import numpy as np
 import pytest
-from support import CPU, every_format, hazards, inputs, limit
+from support import CPU, every_format, limit
 
+from roofbench.hazards import inputs
+from roofbench.hazards import sizes as hazards
 from roofbench.models import Layer, model_of, models
 from roofbench.numerics import Exact, guards_intact
-from roofbench.op import SUITES, TYPES, Case, Traffic, instances_for, nothing
+from roofbench.op import SUITES, TYPES, Case, Traffic, instances_for
 from roofbench.ops import OPS, op_of
 from roofbench.ops._product import WARM_PAIRS, chosen
 from roofbench.ops.probe import KINDS, PEAKS, probes
@@ -22,7 +24,7 @@ def small(op, format):
         "gemv": {"M": 3, "N": 70, "K": 256},
         "gemv_moe": {"M": 2, "N": 20, "K": 128, "E": 8, "top_k": 2, "x_slots": 1},
         "gemm": {"B": 2, "M": 9, "N": 70, "K": 256, "w_batch": 1},
-        "kv_append": {"num_tokens": 20, "num_heads": 2, "head_size": 32, "num_blocks": 4, "block_size": 8},
+        "kv_append": {"num_tokens": 20, "num_heads": 2, "head_size": 32, "num_blocks": 12, "block_size": 8},
         "kv_copy_blocks": {
             "num_layers": 3,
             "num_blocks": 10,
@@ -144,68 +146,95 @@ def test_problem(op, format):
     case, contract, rng = small(op, format), OPS[op], np.random.default_rng(0)
     problem = contract.problem(case, 3, 3 * contract.traffic(case).bytes + 1)
     outputs = [name for name, arg in contract.signature(format, case.dims).items() if arg.role != "in"]
-    assert len(problem.instances) >= 4
+    assert len(problem) >= 4
     for name in outputs:
-        places = [instance.arrays[name].ctypes.data for instance in problem.instances]
+        places = [instance.arrays[name].ctypes.data for instance in problem]
         assert len(set(places)) == len(places)
-    results = set()
-    draws = 1 if problem.draw is nothing else 4
-    for instance in problem.instances:
-        for _ in range(draws):
-            drawn = problem.draw(rng)
-            for name, array in drawn.contents.items():
-                instance.arrays[name][...] = array
+    results, bound = set(), limit(op, format, case.dims)
+    for instance in problem:
+        for _ in range(4):
+            load(instance, rng)
             CPU.run(op, format, instance.arrays)
-            for name, expected in instance.expect(drawn.key).items():
-                assert expected.error(instance.arrays[name], limit(op, format, case.dims)) <= 1
-                assert guards_intact(instance.arrays[name])
+            for name, expected in instance.expect().items():
+                array = instance.arrays[name]
+                assert expected.error(array, bound) <= 1
+                where = rng.integers(0, array.size, 100)
+                assert expected.error_at(array.reshape(-1)[where], where, bound) <= 1
+                assert guards_intact(array)
             results.add(b"".join(instance.arrays[name].tobytes() for name in outputs))
-    assert len(results) == len(problem.instances) * draws
+    assert len(results) == len(problem) * 4
 
 
-@pytest.mark.parametrize("op", ["gemv", "gemv_moe", "gemm"])
-def test_a_product_of_other_activations_is_wrong(op):
-    """Every draw differs from the last by far more than the bound allows."""
-    case, contract, rng = small(op, "bf16"), OPS[op], np.random.default_rng(0)
-    problem = contract.problem(case, 3, 1)
-    instance = problem.instances[0]
+def load(instance, rng):
+    for name, array in instance.draw(rng).items():
+        instance.arrays[name][...] = array
+
+
+@pytest.mark.parametrize(("op", "format"), every_format())
+def test_the_result_of_another_launch_is_wrong(op, format):
+    """As a whole and, but for luck, in the elements that are compared after every launch."""
+    case, contract, rng = small(op, format), OPS[op], np.random.default_rng(0)
+    instance, bound = contract.problem(case, 3, 1)[0], limit(op, format, case.dims)
+    noticed = 0
     for _ in range(20):
-        first, second = problem.draw(rng), problem.draw(rng)
-        for name, array in first.contents.items():
-            instance.arrays[name][...] = array
-        CPU.run(op, "bf16", instance.arrays)
-        for name, expected in instance.expect(second.key).items():
-            assert expected.error(instance.arrays[name], limit(op, "bf16", case.dims)) > 10
+        load(instance, rng)
+        CPU.run(op, format, instance.arrays)
+        instance.draw(rng)
+        spots, expected = instance.spots(rng), instance.expect()
+        assert max(what.error(instance.arrays[name], bound) for name, what in expected.items()) > 1
+        noticed += any(
+            expected[name].error_at(instance.arrays[name].reshape(-1)[where], where, bound) > 1
+            for name, where in spots.items()
+        )
+    assert noticed >= 10
 
 
 @pytest.mark.parametrize(("op", "format"), every_format())
 def test_a_spoilt_output_is_wrong_until_the_next_launch(op, format):
     case, contract, rng = small(op, format), OPS[op], np.random.default_rng(0)
-    problem = contract.problem(case, 4, 0)
-    instance, drawn = problem.instances[0], problem.draw(rng)
-    for name, array in drawn.contents.items():
-        instance.arrays[name][...] = array
+    instance, bound = contract.problem(case, 4, 0)[0], limit(op, format, case.dims)
+    launch = CPU.bind(op, format, case.dims, instance.arrays)
 
     def worst():
-        bound = limit(op, format, case.dims)
-        return max(what.error(instance.arrays[name], bound) for name, what in instance.expect(drawn.key).items())
+        return max(what.error(instance.arrays[name], bound) for name, what in instance.expect().items())
 
-    CPU.run(op, format, instance.arrays)
-    assert worst() <= 1
-    launch = CPU.bind(op, format, case.dims, instance.arrays)
     for _ in range(20):
-        for name, where in instance.spots(rng).items():
+        load(instance, rng)
+        spots, expected = instance.spots(rng), instance.expect()
+        for name, where in spots.items():
             launch.spoil(name, where)
+            assert expected[name].error_at(launch.peek(name, where), where, bound) > 1
         assert worst() > 1
-        CPU.run(op, format, instance.arrays)
+        launch()
         assert worst() <= 1
+        for name, where in spots.items():
+            assert expected[name].error_at(launch.peek(name, where), where, bound) <= 1
+
+
+@pytest.mark.parametrize("format", ["f32", "bf16", "int4", "fp8_w8a8", "mxfp8_w8a8", "mxfp4_w4a4", "nvfp4_w4a4"])
+def test_a_large_product_is_sampled(format):
+    """Right passes; a wrong column or row fails, in full or at the spots, wherever it is."""
+    dims = {"B": 2, "M": 130, "N": 2048, "K": 2048, "w_batch": 1}
+    case, rng = Case("gemm", format, "test", dims), np.random.default_rng(0)
+    instance, bound = OPS["gemm"].problem(case, 5, 1)[0], limit("gemm", format, dims)
+    load(instance, rng)
+    CPU.run("gemm", format, instance.arrays)
+    y, known = instance.arrays["y"], instance.expect()["y"]
+    assert known.error(y, bound) <= 1
+    spots = instance.spots(rng)["y"]
+    assert known.error_at(y.reshape(-1)[spots], spots, bound) <= 1
+    for change in (lambda y: y[1, :, 77], lambda y: y[0, 129, :], lambda y: y[1, 64:, 1024:]):
+        wrong = y.copy()
+        change(wrong)[...] *= -1
+        assert known.error(wrong, bound) > 1
+    assert known.error_at(-y.reshape(-1)[spots], spots, bound) > 1
 
 
 def test_a_warm_row_has_many_pairs_of_x_and_y_on_one_w():
     """Short launches share a sample, and none may find its own inputs of before."""
     problem = OPS["gemv"].problem(small("gemv", "int4"), 0, 0)
-    assert len({instance.arrays["y"].ctypes.data for instance in problem.instances}) == WARM_PAIRS
-    assert len({instance.arrays["w"].ctypes.data for instance in problem.instances}) == 1
+    assert len({instance.arrays["y"].ctypes.data for instance in problem}) == WARM_PAIRS
+    assert len({instance.arrays["w"].ctypes.data for instance in problem}) == 1
 
 
 def test_experts_rotate_before_weights_are_copied():
@@ -213,10 +242,10 @@ def test_experts_rotate_before_weights_are_copied():
     case = Case("gemv_moe", "bf16", "", {"M": 1, "N": 64, "K": 64, "E": 8, "top_k": 2, "x_slots": 1})
     touched = OPS["gemv_moe"].traffic(case).bytes
     problem = OPS["gemv_moe"].problem(case, 0, 5 * touched)
-    weights = [instance.arrays["w"].ctypes.data for instance in problem.instances]
-    assert len(problem.instances) == 6
+    weights = [instance.arrays["w"].ctypes.data for instance in problem]
+    assert len(problem) == 6
     assert len(set(weights)) == 2
-    first = np.concatenate([instance.arrays["expert_ids"][0] for instance in problem.instances[:4]])
+    first = np.concatenate([instance.arrays["expert_ids"][0] for instance in problem[:4]])
     assert sorted(first) == list(range(8))
 
 

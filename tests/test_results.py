@@ -4,6 +4,7 @@
 import errno
 import json
 import math
+import os
 
 import msgspec
 import pytest
@@ -23,6 +24,7 @@ def run(**changes):
         flops=33554432,
         median_s=2e-4,
         samples_s=[2e-4, 2.1e-4],
+        n=2,
         roof=RowRoof(name="read", measured=40.0, ratio_ci95=(0.9, 1.0)),
         rivals=[RowRival(name="torch", median_s=4e-4, speedup=2.0)],
         status="OK",
@@ -83,6 +85,8 @@ def test_a_later_schema_is_refused(tmp_path):
         ("{}", "missing required field `schema`"),
         ('{"schema": 1}', "missing required field"),
         ("not json", "JSON is malformed"),
+        ('{"schema": 1, "a": ' + "[" * 100_000, "not a roofbench result file: maximum recursion depth"),
+        ('{"schema": 0, "created": ""}', r"Expected `int` >= 1 - at `\$.schema`"),
         ('{"schema": 1, "pytest": true}', "missing required field|unknown field"),
         ("\xff\xfe", "JSON is malformed|not a roofbench"),
     ],
@@ -104,6 +108,18 @@ def test_wrong_types_and_unknown_fields_are_named(tmp_path):
         (lambda d: d["rows"][0].update(speed=3), "unknown field `speed`"),
         (lambda d: d["rows"][0].update(status="FINE"), "has status 'FINE'; known: OK NOISY"),
         (lambda d: d["rows"][0].pop("op"), "missing required field `op`"),
+        (lambda d: d["rows"][0].update(median_s=0), r"Expected `float` > 0.0 - at `\$.rows\[0\].median_s`"),
+        (
+            lambda d: d["rows"][0].update(median_s=None),
+            "run.json: row gemv-cpu-int4-.* is OK without a median or samples",
+        ),
+        (lambda d: d["rows"][0].update(samples_s=[], n=0), "row gemv-cpu-int4-.* is OK without a median or samples"),
+        (lambda d: d["rows"][0].update(n=3), "row gemv-cpu-int4-.* has 2 samples; its n is 3"),
+        (lambda d: d["rows"][0].update(samples_s=[1e-3, -1e-3]), r"> 0.0 - at `\$.rows\[0\].samples_s\[1\]`"),
+        (lambda d: d["rows"][0].update(pct_measured=-1), r">= 0.0 - at `\$.rows\[0\].pct_measured`"),
+        (lambda d: d["rows"][0].update(pct_spec=10**400), "out of range"),
+        (lambda d: d["rows"][0]["rivals"][0].update(median_s=-1), r"> 0.0 - at `\$.rows\[0\].rivals\[0\].median_s`"),
+        (lambda d: d["rows"].append(d["rows"][0]), "run.json: row gemv-cpu-int4-.* is there twice"),
     ):
         bad = json.loads(json.dumps(good))
         change(bad)
@@ -115,8 +131,10 @@ def test_wrong_types_and_unknown_fields_are_named(tmp_path):
 def test_missing_and_unreadable_files(tmp_path):
     with pytest.raises(ValueError, match=r"none.json: No such file or directory"):
         results.load(tmp_path / "none.json")
-    with pytest.raises(ValueError, match="Is a directory"):
-        results.load(tmp_path)
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path, tmp_path / "fifo"):
+        with pytest.raises(ValueError, match=f"{path} is not a regular file"):
+            results.load(path)
 
 
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):

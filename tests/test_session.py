@@ -1,98 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""Plans, budgets, locks and resumption; kernels that crash or hang in their own process."""
+"""Budgets, locks, files and resumption."""
 
 import math
-import time
+import os
+import signal
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from roofbench import results, session, sources
+from roofbench import progress, results, session, sources
 from roofbench.backends import BACKENDS
-from roofbench.engine import Rules
-from roofbench.op import SUITES, Case
-from roofbench.results import Row
+from roofbench.op import Case
+from roofbench.plan import Options
+from roofbench.results import RoofVariant, RunRoof
 from roofbench.rows import RowSpec
-from roofbench.session import Options, Session, plan
-from roofbench.worker import Worker
-
-
-def names(specs):
-    return [(spec.case.op, spec.case.format) for spec in specs]
-
-
-class TestPlan:
-    def test_quick_has_every_op_and_every_format(self):
-        specs = plan(Options())
-        assert {spec.case.op for spec in specs} == {
-            "probe",
-            "gemv",
-            "gemv_moe",
-            "gemm",
-            "kv_append",
-            "kv_gather",
-            "kv_copy_blocks",
-        }
-        formats = {spec.case.format for spec in specs if spec.case.op == "gemv"}
-        assert formats == {"f32", "f16", "bf16", "fp8", "int8", "int4", "mxfp8", "mxfp4", "nvfp4"}
-
-    def test_rows_are_distinct(self):
-        for suite in SUITES:
-            keys = [spec.blank().key for spec in plan(Options(suite=suite))]
-            assert len(keys) == len(set(keys))
-
-    def test_warm_rows_stand_beside_their_cold_ones(self):
-        specs = plan(Options())
-        warm = [spec for spec in specs if spec.cache == "warm"]
-        assert warm
-        assert all(RowSpec(spec.case, spec.backend, "cold") in specs for spec in warm)
-
-    def test_what_no_cache_holds_has_no_warm_row(self, monkeypatch):
-        monkeypatch.setattr(type(BACKENDS[0]), "last_level_cache", lambda *_: 4 << 20)
-        warm = [spec for spec in plan(Options(suite="standard")) if spec.cache == "warm"]
-        assert {spec.case.format for spec in warm} == {"int4"}  # 2.4 of 33.6, 16.8 and 2.4 MB
-
-    @pytest.mark.parametrize(
-        ("options", "check"),
-        [
-            (Options(ops=("gemm",)), lambda s: s.case.op == "gemm"),
-            (Options(formats=("int4",)), lambda s: s.case.format == "int4"),
-            (Options(models=("qwen3-32b",), ops=("gemv",)), lambda s: s.case.name.startswith("qwen3-32b/")),
-            (Options(backends=("numpy",), ops=("gemv",)), lambda s: s.backend == "numpy"),
-        ],
-    )
-    def test_filters(self, options, check):
-        specs = plan(options)
-        assert specs
-        assert all(check(spec) for spec in specs)
-
-    def test_the_reference_is_not_measured_unasked(self):
-        assert {spec.backend for spec in plan(Options())} == {b.name for b in BACKENDS if b.default}
-
-    @pytest.mark.parametrize(
-        ("options", "says"),
-        [
-            ({"suite": "slow"}, "unknown suite 'slow'; known: quick standard full"),
-            ({"models": ("gpt-5",)}, "unknown model 'gpt-5'"),
-            ({"ops": ("conv",)}, "unknown op 'conv'"),
-            ({"formats": ("int3",)}, "unknown format 'int3'"),
-            ({"backends": ("opencl",)}, "unknown backend 'opencl'; known: cpu numpy"),
-            ({"device": "gtx-480"}, "unknown device 'gtx-480'"),
-            ({"rivals": ("blis",)}, "unknown rival 'blis'"),
-        ],
-    )
-    def test_unknown_names(self, options, says):
-        with pytest.raises(ValueError, match=says):
-            Options(**options)
-
-    def test_nothing_left(self):
-        with pytest.raises(ValueError, match="nothing to measure"):
-            plan(Options(ops=("gemm",), formats=("mxfp8",)))
-
-    def test_a_backend_that_cannot_run_says_why(self, monkeypatch):
-        monkeypatch.setattr(type(BACKENDS[0]), "missing", lambda _: "no compiler: apt install gcc")
-        with pytest.raises(ValueError, match="backend cpu: no compiler: apt install gcc"):
-            plan(Options(backends=("cpu",)))
+from roofbench.session import Session
 
 
 @pytest.fixture
@@ -104,11 +27,19 @@ def quick(tmp_path, monkeypatch):
     made._worker.calibrate = lambda _: []
     made.lines = lines
     yield made
-    made._worker.close()
+    made.finish()
+
+
+def again(made, path, **changes):
+    """A session like another one, that does not probe either."""
+    new = Session(made.options, path, made.lines.append, **changes)
+    new._worker.calibrate = lambda _: []
+    return new
 
 
 def fake_row(spec, *_):
     row = spec.blank("OK")
+    row.median_s, row.samples_s, row.n = 1e-3, [1e-3], 1
     row.kernel_sha256 = sources.sha256(BACKENDS[0].claim(spec.case.op, spec.case.format).source)
     return row
 
@@ -151,8 +82,78 @@ class TestSession:
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(quick._lock, "acquire", denied)
-        with pytest.raises(ValueError, match="roofbench.lock, which keeps other runs off .*: Permission denied"):
+        session.LOCK.touch()
+        says = f"roofbench.lock, which .*: Permission denied; owned by {session.LOCK.owner()}; remove it"
+        with pytest.raises(ValueError, match=says):
             quick.start()
+
+    def test_the_lock_is_taken_before_anything_is_measured(self, quick, tmp_path):
+        quick.take()
+        quick.take()
+        with pytest.raises(ValueError, match="another roofbench run"):
+            again(quick, tmp_path / "second.json").take()
+        quick.finish()
+        assert not quick.path.exists()
+        again(quick, tmp_path / "second.json").take()
+
+    def test_a_disk_that_fills_leaves_the_rows_of_the_file(self, quick, monkeypatch):
+        def full(*_):
+            raise ValueError("results cannot be written to run.json: No space left on device")
+
+        monkeypatch.setattr(session, "SAVING", math.inf)
+        quick._worker.measure = fake_row
+        quick.specs = [RowSpec(Case("kv_append", "bf16", str(i), quick.specs[0].case.dims), "cpu") for i in range(3)]
+        quick.start()
+        quick.measure(quick.specs[0])
+        monkeypatch.setattr(results, "save", full)
+        with pytest.raises(ValueError, match="No space left"):
+            quick.measure(quick.specs[1])
+        quick.finish()
+        assert [row.key for row in quick.run.rows] == [row.key for row in results.load(quick.path).rows]
+        assert len(quick.run.rows) == 1
+
+    def test_rows_beyond_the_budget_are_left_out(self, quick, monkeypatch):
+        now = [1.0]
+        monkeypatch.setattr(session.time, "monotonic", lambda: now[0])
+        quick._worker.measure = fake_row
+        quick.start()
+        now[0] += 1.16 * quick.suite.budget_s
+        row = quick.measure(quick.specs[0])
+        assert row.status == "UNSUPPORTED"
+        assert row.reason == "left out: the run has taken its 48 s; take a longer suite or --resume"
+        quick.finish()
+        assert not results.load(quick.path).finished
+        assert session.resume(quick.path, quick.options).rows == []
+
+    def test_a_run_within_its_budget_leaves_nothing_out(self, quick, monkeypatch):
+        now = [1.0]
+        monkeypatch.setattr(session.time, "monotonic", lambda: now[0])
+        quick._worker.measure = fake_row
+        quick.start()
+        now[0] += 1.14 * quick.suite.budget_s
+        assert quick.measure(quick.specs[0]).status == "OK"
+        quick.finish()
+
+    @pytest.mark.parametrize("number", session.LIKE_INTERRUPTS)
+    def test_ends_from_outside_are_like_interrupts(self, quick, number):
+        before = signal.signal(number, signal.SIG_DFL)
+        try:
+            quick.start()
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(number)
+            quick.finish()
+            assert signal.getsignal(number) == signal.SIG_DFL
+        finally:
+            signal.signal(number, before)
+
+    def test_nohup_is_heeded(self, quick):
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            quick.start()
+            signal.raise_signal(signal.SIGHUP)
+            quick.finish()
+        finally:
+            signal.signal(signal.SIGHUP, before)
 
     def test_an_interrupted_run_is_not_finished(self, quick):
         quick.start()
@@ -162,7 +163,7 @@ class TestSession:
     def test_only_one_run_at_a_time(self, quick, tmp_path):
         quick.start()
         second = Session(quick.options, tmp_path / "second.json", say=lambda _: None)
-        with pytest.raises(ValueError, match="another roofbench run is measuring on this machine"):
+        with pytest.raises(ValueError, match=f"measuring on this machine.*process {os.getpid()}, {session.LOCK}"):
             second.start()
         assert not (tmp_path / "second.json").exists()
         quick.finish()
@@ -170,8 +171,7 @@ class TestSession:
     def test_the_machine_is_free_again(self, quick, tmp_path):
         quick.start()
         quick.finish()
-        second = Session(quick.options, tmp_path / "second.json", say=lambda _: None)
-        second._worker.calibrate = lambda _: []
+        second = again(quick, tmp_path / "second.json")
         second.start()
         second.finish()
 
@@ -181,6 +181,39 @@ class TestSession:
         text = "\n".join(quick.lines)
         assert "suite quick: 1 rows" in text
         assert "cpu: " in text
+
+    def test_a_busy_machine_and_cores_that_are_not_used(self, quick):
+        quick.run.telemetry["before"]["load_average_1min"] = 3.8
+        quick.run.environment |= {"cores": 2, "threads": 1}
+        lines = quick.introduction()
+        assert "  The machine is busy: load 3.8 on 2 cores; results will be off." in lines
+        assert "  1 of 2 cores used (OMP_NUM_THREADS or affinity)" in lines
+        quick.run.telemetry["before"]["load_average_1min"] = 0.4
+        quick.run.environment["threads"] = 2
+        assert not [line for line in quick.introduction() if "busy" in line or "used" in line]
+
+    @pytest.mark.parametrize(
+        ("words", "command"),
+        [
+            (["/usr/bin/roofbench", "bench", "--out", "a b"], "roofbench bench --out 'a b'"),
+            (["/lib/site-packages/pytest/__main__.py", "bench/"], "python -m pytest bench/"),
+            (["/lib/site-packages/roofbench/__main__.py", "bench"], "python -m roofbench bench"),
+            (["roofbench", "bench", "\udcff"], "roofbench bench '?'"),
+        ],
+    )
+    def test_the_command_can_be_run_again(self, quick, monkeypatch, words, command):
+        monkeypatch.setattr(session.sys, "argv", words)
+        assert session._command() == command
+
+    def test_the_line_that_goes_on(self, quick, monkeypatch):
+        quick.run.command = "roofbench bench --op kv_append"
+        assert quick.again() is None
+        quick.start()
+        assert quick.again() == f"roofbench bench --op kv_append --resume {quick.path}"
+        quick._worker.measure = fake_row
+        quick.measure(quick.specs[0])
+        quick.finish()
+        assert quick.again() is None
 
     def test_what_is_missing_is_named_with_its_install_line(self, quick, monkeypatch):
         monkeypatch.setattr(session.RIVALS["cpu"][0], "missing", lambda: "pip install torch", raising=False)
@@ -208,30 +241,101 @@ class TestSession:
         assert quick._cap() == pytest.approx(0.2)
 
 
-class TestResume:
-    def test_rows_are_kept_and_errors_tried_again(self, quick, tmp_path):
-        spec = quick.specs[0]
-        asked = []
-        quick._worker.measure = lambda spec, *_: (asked.append(spec), spec.blank("OK"))[1]
-        done = spec.blank("NOISY")
-        quick.start([done, RowSpec(Case("gemv", "f32", "other", {"M": 1, "N": 1, "K": 1}), "cpu").blank("OK")])
-        assert quick.measure(spec) is done
-        assert asked == []
-        quick.finish()
-        assert len(results.load(quick.path).rows) == 1
+class TestOut:
+    """A file that is there is only written over where it is gone on with."""
 
-    def test_an_error_is_measured_again(self, quick):
-        quick._worker.measure = fake_row
-        quick.start([quick.specs[0].blank("ERROR", "crashed")])
-        assert quick.measure(quick.specs[0]).status == "OK"
+    def test_what_is_no_file_of_ours(self, quick, tmp_path):
+        os.mkfifo(tmp_path / "fifo")
+        (tmp_path / "notes.txt").write_text("mine")
+        (tmp_path / "link").symlink_to(tmp_path / "notes.txt")
+        (tmp_path / "loop").symlink_to(tmp_path / "loop")
+        for name, says in (
+            ("fifo", "--out .*fifo is not a regular file"),
+            (".", "--out .* is not a regular file"),
+            ("/dev/null", "--out /dev/null is not a regular file"),
+            ("notes.txt", "--out .*notes.txt exists already and is not a roofbench result file"),
+            ("link", "--out .*link exists already and is not a roofbench result file"),
+            ("loop", "--out .*loop"),
+        ):
+            with pytest.raises(ValueError, match=says):
+                Session(quick.options, tmp_path / name)
+        assert (tmp_path / "notes.txt").read_text() == "mine"
+
+    def test_a_result_file(self, quick):
+        quick.start()
         quick.finish()
+        with pytest.raises(ValueError, match="--out .*run.json exists already; --resume .*run.json goes on with it"):
+            again(quick, quick.path)
+        assert again(quick, quick.path, resumed=quick.path).path == quick.path
+
+    def test_the_source(self, tmp_path):
+        path = tmp_path / "my.c"
+        path.write_text("")
+        with pytest.raises(ValueError, match="--out .*my.c is the file of --source"):
+            Session(Options(source=path), path)
+
+    def test_a_link_is_followed(self, quick, tmp_path):
+        (tmp_path / "link").symlink_to(tmp_path / "target.json")
+        made = again(quick, tmp_path / "link")
+        made.start()
+        made.finish()
+        assert (tmp_path / "link").is_symlink()
+        assert results.load(tmp_path / "target.json").suite == "quick"
+
+
+class TestResume:
+    def test_rows_with_a_verdict_are_kept(self, quick):
+        asked = []
+        quick._worker.measure = lambda spec, *_: asked.append(spec)
+        quick._worker.calibrate = lambda _: asked.append("roofs")
+        done = fake_row(quick.specs[0])
+        roofs = [RunRoof(backend="cpu", name="read", variants=[RoofVariant("plain", 1e9, True)])]
+        other = RowSpec(Case("gemv", "f32", "other", {"M": 1, "N": 1, "K": 1}), "cpu").blank("OK")
+        quick.start(msgspec.structs.replace(quick.run, rows=[other, done], roofs=roofs))
+        assert quick.measure(quick.specs[0]) is done
+        assert asked == []
+        assert "1 rows, 1 of them kept" in quick.lines[0]
+        assert progress.line(quick, done).endswith("kv_append-cpu-bf16-llama-3.1-8b/kv4k-cold  kept: OK")
+        assert progress.line(quick, done).startswith("[1/1 ")
+        quick.finish()
+        saved = results.load(quick.path)
+        assert len(saved.rows) == 1
+        assert saved.roofs == roofs
+        assert saved.finished
+
+    def test_a_row_that_is_measured_is_not_called_kept(self, quick):
+        quick._worker.measure = fake_row
+        quick.start(quick.run)
+        assert "kept" not in progress.line(quick, quick.measure(quick.specs[0]))
+
+    @pytest.mark.parametrize(
+        ("status", "numbers", "kept"),
+        [
+            ("OK", True, True),
+            ("NOISY", True, True),
+            ("THROTTLED", True, True),
+            ("SUSPECT", True, True),
+            ("INCORRECT", False, True),
+            ("ERROR", False, False),
+            ("ERROR", True, False),
+            ("UNSUPPORTED", False, False),
+        ],
+    )
+    def test_which_rows_are_measured_again(self, quick, status, numbers, kept):
+        row = fake_row(quick.specs[0])
+        row.status = status
+        if not numbers:
+            row.median_s, row.samples_s, row.n = None, [], 0
+        quick.run.rows = [row]
+        results.save(quick.run, quick.path)
+        assert session.resume(quick.path, quick.options).rows == [row] * kept
 
     def test_from_the_file(self, quick):
         quick._worker.measure = fake_row
         quick.start()
         quick.measure(quick.specs[0])
         quick.finish()
-        assert [row.status for row in session.resume(quick.path, quick.options)] == ["OK"]
+        assert [row.status for row in session.resume(quick.path, quick.options).rows] == ["OK"]
 
     def test_a_kernel_that_has_changed_is_measured_again(self, quick):
         quick._worker.measure = fake_row
@@ -241,7 +345,7 @@ class TestResume:
         run = results.load(quick.path)
         run.rows[0].kernel_sha256 = "0" * 64
         results.save(run, quick.path)
-        assert session.resume(quick.path, quick.options) == []
+        assert session.resume(quick.path, quick.options).rows == []
 
     def test_another_suite_or_machine_is_refused(self, quick):
         quick.start()
@@ -260,47 +364,34 @@ class TestResume:
         with pytest.raises(ValueError, match="was measured with cpu 'Another CPU'; now it is"):
             session.resume(quick.path, quick.options)
 
+    def test_another_device_is_refused(self, quick):
+        quick.run.device["id"] = "another"
+        results.save(quick.run, quick.path)
+        with pytest.raises(ValueError, match="was measured with device 'another'; now it is"):
+            session.resume(quick.path, quick.options)
 
-SPEC = RowSpec(Case("gemv", "f32", "test", {"M": 1, "N": 64, "K": 64}), "cpu")
-CRASHES = {
-    "segfault": ("volatile int *p = 0; return *p;", "was killed by SIGSEGV"),
-    "abort": ("abort();", "was killed by SIGABRT"),
-    "exit": ("_exit(3);", "ended with code 3"),
-    "hang": ("for (;;) sleep(1);", "no result after 10 s"),
-}
+    def test_another_commit_or_python_is_not(self, quick):
+        quick.run.environment |= {"commit": "another", "python": "3.10.0", "os": "Linux-1"}
+        results.save(quick.run, quick.path)
+        assert session.resume(quick.path, quick.options).rows == []
 
+    @pytest.mark.parametrize("key", session.SAME)
+    def test_what_decides_a_result_is_compared(self, quick, key):
+        quick.run.environment[key] = "another"
+        results.save(quick.run, quick.path)
+        with pytest.raises(ValueError, match=f"was measured with {key} 'another'; now it is"):
+            session.resume(quick.path, quick.options)
 
-@pytest.mark.parametrize("name", CRASHES)
-def test_a_kernel_that_dies_costs_its_row_only(tmp_path, name):
-    body, says = CRASHES[name]
-    path = tmp_path / f"{name}.c"
-    path.write_text(
-        "#include <stdint.h>\n#include <stdlib.h>\n#include <unistd.h>\n"
-        "int rb_gemv_f32(const float *x, const float *w, float *y, int64_t M, int64_t N, int64_t K, int threads) {\n"
-        f"  (void)x, (void)w, (void)y, (void)M, (void)N, (void)K, (void)threads;\n  {body}\n  return 0;\n}}\n"
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            ({"backend": "cuda"}, "run.json: row kv_append-cuda-bf16-.*: unknown backend 'cuda'"),
+            ({"op": "conv"}, "run.json: row conv-cpu-bf16-.*: unknown op 'conv'"),
+            ({"format": "int2"}, "run.json: row kv_append-cpu-int2-.*: format 'int2' is unknown to kv_append"),
+        ],
     )
-    worker = Worker(None, 1 << 16, rivals=(), source=path)
-    try:
-        start = time.monotonic()
-        row = worker.measure(SPEC, Rules(cap_s=0.05), timeout_s=10)
-        assert row.status == "ERROR"
-        assert says in row.reason
-        assert time.monotonic() - start < 30
-        worker._arguments = (None, 1 << 16, 0, (), None)  # the next row has our kernel
-        assert worker.measure(SPEC, Rules(cap_s=0.05), timeout_s=60).status in ("OK", "NOISY")
-    finally:
-        worker.close()
-
-
-def test_a_row_is_the_same_in_the_child():
-    worker = Worker(None, 1 << 16, rivals=())
-    try:
-        row = worker.measure(SPEC, Rules(cap_s=0.05), timeout_s=60)
-    finally:
-        worker.close()
-    assert isinstance(row, Row)
-    assert row.kernel_sha256
-    assert row.roof.name == "read"
-    assert row.pct_measured == pytest.approx(100 * row.gbps / row.roof.measured)
-    assert row.clock_mhz > 100
-    assert row.timer == "perf_counter"
+    def test_rows_of_what_is_not_known_here(self, quick, change, says):
+        quick.run.rows = [msgspec.structs.replace(fake_row(quick.specs[0]), **change)]
+        results.save(quick.run, quick.path)
+        with pytest.raises(ValueError, match=says):
+            session.resume(quick.path, quick.options)

@@ -2,13 +2,16 @@
 """Claims and files, header and sources: what one says the other does."""
 
 import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from support import CPU, every_format
 
-from roofbench import sources
-from roofbench.backends import BACKENDS
+from roofbench import environment, sources
+from roofbench.backends import BACKENDS, cpu
 from roofbench.backends.base import Claim
 from roofbench.backends.cpu import _launcher
 from roofbench.op import TYPES
@@ -96,6 +99,54 @@ def test_files_open_with_what_a_reader_needs(path):
     assert "printf" not in text
 
 
+def test_the_library_knows_what_it_was_built_from(monkeypatch):
+    """A file that was edited and not built again is named, not measured."""
+    assert cpu._built_from() == {path.name: sources.sha256(path) for path in (builder.HEADER, *builder.sources())}
+    assert CPU.missing() is None
+    for name, told in (("gemv.c", "0" * 64), ("cpu_kernels.h", "0" * 64), ("gone.c", "1" * 64)):
+        table = {**builder.hashes(), name: told}
+        monkeypatch.setattr(cpu, "_built_from", lambda table=table: table)
+        assert CPU.missing() == f"csrc/{name} has changed since the library was built: pip install -e ."
+
+
+def test_a_library_too_old_to_say_what_it_was_built_from_is_stale(monkeypatch):
+    monkeypatch.setattr(cpu.Cpu, "library", cpu.Library(SimpleNamespace(), None))
+    assert cpu._built_from.__wrapped__() == {}
+
+
+def test_the_compiler_of_the_library_is_recorded(monkeypatch):
+    assert re.fullmatch(r"(GCC|Clang|Apple Clang) \d+\..*", CPU.compiler())
+    assert environment.describe()["compiler"] == CPU.compiler()
+    monkeypatch.setattr(cpu.Cpu, "missing", lambda _: "not built")
+    assert environment.describe()["compiler"] is None
+
+
+def test_a_torch_of_the_outer_python_is_shared(tmp_path, monkeypatch):
+    """.venv takes it as it is, keeps all other pins, and is made again where it was made without."""
+    tool = sources.load_module(sources.folder("tools") / "make_venv.py")
+    monkeypatch.setattr(tool, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(tool, "STATE", tmp_path / ".venv" / "state")
+    (tmp_path / ".venv" / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}").mkdir(parents=True)
+    for name, version in (("torch", "2.7.0+cu126"), ("mlx", "0.30.1")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+        (tmp_path / f"{name}-{version}.dist-info").mkdir()
+        (tmp_path / f"{name}-{version}.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(tool.sys, "platform", "darwin")
+    assert tool.outer() == {"torch": "2.7.0+cu126", "mlx": "0.30.1"}
+    monkeypatch.setattr(tool.sys, "platform", "linux")
+    shared = tool.outer()
+    assert shared == {"torch": "2.7.0+cu126"}
+    ours = (tool.ROOT / "constraints.txt").read_text().splitlines()
+    theirs = Path(tool.constraints(shared)).read_text().splitlines()
+    assert [line for line in ours if line not in theirs] == [next(line for line in ours if line.startswith("torch=="))]
+    assert [line for line in theirs if line not in ours] == ["torch==2.7.0+cu126"]
+    assert tool.outdated(shared)
+    assert not tool.outdated({})
+    assert tool.digest(shared) != tool.digest({})
+
+
 def test_missing_files_are_named():
     with pytest.raises(FileNotFoundError, match="no kernel file .*nothing.c"):
         sources.find("nothing", ".c")
@@ -104,7 +155,7 @@ def test_missing_files_are_named():
 
 
 def test_the_reference_backend_gives_the_reference():
-    from support import inputs
+    from roofbench.hazards import inputs
 
     numpy_backend = BACKENDS[-1]
     dims = {"M": 2, "N": 8, "K": 64}

@@ -1,19 +1,28 @@
 # SPDX-License-Identifier: MIT
 """Sets the measured read roof of the CPU beside likwid-bench (Debian package likwid), in one run.
 
-    python tools/check_read_roof.py [ROUNDS]
+    python tools/check_read_roof.py [ROUNDS] [--json FILE]
 
 First each chooses its fastest way to read: likwid-bench among its load kernels, we among our variants. Then
 the two take turns of about a third of a second, likwid-bench before us and after us, because machines drift:
-a round counts as our rate over the mean of its two. Prints every round, the median ratio and its interval,
-and the fastest that each was ever seen to be. Nothing is judged.
+a round counts as our rate over the mean of its two. Both have the same pages: ours ask for huge ones with
+madvise, and so does likwid-bench's malloc under GLIBC_TUNABLES=glibc.malloc.hugetlb=1 (glibc 2.35 or later).
+
+Prints every round, the median ratio and its interval, the fastest that each was ever seen to be, and whether
+the median ratio is within 5 % of 1; exits with 1 where it is not.
 """
 
+import argparse
+import json
+import math
+import os
 import re
+import shlex
 import shutil
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 from roofbench import ceilings, devices
 from roofbench.backends import backend_of
@@ -23,45 +32,86 @@ from roofbench.rows import COLD_FACTOR
 KERNELS = ("load_avx512", "load_avx", "load_sse", "load_mem", "load")
 NBYTES = 400_000_000
 TURN_S = 0.3
+WITHIN = 0.05
+PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 25
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rounds", type=int, nargs="?", default=25, metavar="ROUNDS")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every round there")
+    options = parser.parse_args()
     if shutil.which("likwid-bench") is None:
         sys.exit("likwid-bench is not installed: sudo apt install likwid")
     cpu = backend_of("cpu")
+    if reason := cpu.missing():
+        sys.exit(reason)
     cold = COLD_FACTOR * devices.last_level_cache()
     nbytes = max(NBYTES, cold)
-    tried = {kernel: [likwid(kernel, nbytes) for _ in range(5)] for kernel in KERNELS}
-    kernel = max(KERNELS, key=lambda name: statistics.median(rate or 0.0 for rate in tried[name]))
+    tried = {kernel: [rate(command(kernel, nbytes)) for _ in range(5)] for kernel in KERNELS}
+    medians = {kernel: statistics.median(rates) for kernel, rates in tried.items() if None not in rates}
+    if not medians:
+        sys.exit(f"likwid-bench gives no rate here; try: {' '.join(command(KERNELS[-1], nbytes))}")
+    kernel = max(medians, key=medians.__getitem__)
     clock = cpu.clock()
     roof = ceilings.calibrate(cpu, clock, cold, kinds=("read",))["read"]
     print(f"likwid-bench {kernel} against our '{roof.lane.name}', {cpu.threads()} threads, GB/s")
-    ratios, mine, all_theirs = [], [], [likwid(kernel, nbytes)]
-    for _ in range(rounds):
+    ratios, mine, theirs = [], [], [measured(kernel, nbytes)]
+    for _ in range(options.rounds):
         seconds, launches = 0.0, 0
         while seconds < TURN_S:
             seconds += clock.run(roof.lane.calls)
             launches += len(roof.lane.calls)
         mine.append(roof.work * launches / seconds / 1e9)
-        all_theirs.append(likwid(kernel, nbytes))
-        theirs = (all_theirs[-2] + all_theirs[-1]) / 2
-        ratios.append(mine[-1] / theirs)
-        print(f"  {all_theirs[-2]:6.1f} {mine[-1]:6.1f} {all_theirs[-1]:6.1f}   {ratios[-1]:.3f}", flush=True)
-    low, high = median_interval(ratios)
-    print(f"ours over likwid-bench: median {statistics.median(ratios):.3f}, 95 % interval {low:.3f} to {high:.3f}")
-    print(f"medians {statistics.median(mine):.1f} and {statistics.median(all_theirs):.1f}")
-    print(f"fastest {max(mine):.1f} and {max(all_theirs):.1f}, ratio {max(mine) / max(all_theirs):.3f}")
+        theirs.append(measured(kernel, nbytes))
+        ratios.append(2 * mine[-1] / (theirs[-2] + theirs[-1]))
+        print(f"  {theirs[-2]:6.1f} {mine[-1]:6.1f} {theirs[-1]:6.1f}   {ratios[-1]:.3f}", flush=True)
+    ratio, (low, high) = statistics.median(ratios), median_interval(ratios)
+    within = abs(ratio - 1) <= WITHIN
+    if options.json:
+        found = {
+            "command": shlex.join(sys.argv),
+            "likwid_command": shlex.join(command(kernel, nbytes)),
+            "environment": PAGES,
+            "kernel": kernel,
+            "variant": roof.lane.name,
+            "threads": cpu.threads(),
+            "compiler": cpu.compiler(),
+            "likwid_gbs": theirs,  # one more than ours: before the first, between any two, after the last
+            "roofbench_gbs": mine,
+            "ratios": ratios,
+            "median_ratio": ratio,
+            "ci95": [low, high] if math.isfinite(low) else None,
+            "within": within,
+        }
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"ours over likwid-bench: median {ratio:.3f}, 95 % interval {low:.3f} to {high:.3f}")
+    print(f"medians {statistics.median(mine):.1f} and {statistics.median(theirs):.1f}")
+    print(f"fastest {max(mine):.1f} and {max(theirs):.1f}, ratio {max(mine) / max(theirs):.3f}")
+    print(f"within {100 * WITHIN:.0f} %: {'yes' if within else 'no'}")
+    sys.exit(not within)
 
 
-def likwid(kernel: str, nbytes: int) -> float | None:
-    """GB/s of a likwid-bench kernel on all cores, over about `TURN_S`; None where the chip cannot run it."""
-    threads = backend_of("cpu").threads()
+def command(kernel: str, nbytes: int) -> list[str]:
+    """likwid-bench's kernel on all cores, over about `TURN_S`."""
     iterations = max(2, round(TURN_S * 45e9 / nbytes / 2) * 2)
-    command = ["likwid-bench", "-t", kernel, "-i", str(iterations), "-w", f"S0:{nbytes // 10**6}MB:{threads}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    workgroup = f"S0:{nbytes // 10**6}MB:{backend_of('cpu').threads()}"
+    return ["likwid-bench", "-t", kernel, "-i", str(iterations), "-w", workgroup]
+
+
+def rate(command: list[str]) -> float | None:
+    """GB/s; None where the chip cannot run the kernel."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **PAGES})
     found = re.search(r"MByte/s:\s+([\d.]+)", done.stdout)
     return float(found[1]) / 1000 if found else None
+
+
+def measured(kernel: str, nbytes: int) -> float:
+    """GB/s of a kernel that has run before."""
+    found = rate(command(kernel, nbytes))
+    if found is None:
+        sys.exit(f"likwid-bench stopped giving a rate; try: {' '.join(command(kernel, nbytes))}")
+    return found
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ from roofbench.devices import Device
 from roofbench.formats import Array
 from roofbench.numerics import Limit
 from roofbench.ops.probe import PEAK_TASK
-from roofbench.telemetry import Telemetry, available_memory
+from roofbench.telemetry import Telemetry
 from roofbench.timing import Clock
 
 Call = Callable[[], object]
@@ -25,7 +25,8 @@ Call = Callable[[], object]
 class Launch:
     """A kernel bound to one buffer's arrays, ready to be called many times.
 
-    This one is for memory that the host shares; a device with memory of its own overrides all but `__init__`.
+    This one is for memory that the host shares; a device with memory of its own overrides all but `__init__`, and
+    does what it is told in the order of its calls: what is loaded or spoilt is there when the launch begins.
 
     Args:
         call: launches once.
@@ -52,19 +53,18 @@ class Launch:
         array = self.arrays[name]
         array.reshape(-1).view(np.uint8).reshape(-1, array.itemsize)[where] = 0xFF
 
-    def spoilt(self, name: str, where: Array) -> bool:
-        """Whether any of these elements is still as `spoil` left it."""
-        array = self.arrays[name]
-        raw = array.reshape(-1).view(np.uint8).reshape(-1, array.itemsize)[where]
-        return bool((raw == 0xFF).all(axis=-1).any())
+    def peek(self, name: str, where: Array) -> Array:
+        """Some elements of an output, by their index in memory."""
+        some: Array = self.arrays[name].reshape(-1)[where]
+        return some
 
     def output(self, name: str) -> Array:
-        """What an output holds now."""
+        """What an output, or an input, holds now."""
         array: Array = self.arrays[name]
         return array
 
     def intact(self, name: str) -> bool:
-        """Whether the memory beside an output is as it was."""
+        """Whether the memory beside an array is as it was."""
         return numerics.guards_intact(self.arrays[name])
 
 
@@ -79,6 +79,10 @@ class Claim:
 
     limit: Callable[[Mapping[str, int]], Limit]
     source: Path | None
+
+
+class Unsupported(Exception):  # noqa: N818 - a verdict, not a fault
+    """A kernel does not serve such sizes, or this machine cannot run it; the message says which."""
 
 
 class Backend(ABC):
@@ -104,8 +108,15 @@ class Backend(ABC):
 
         Raises:
             ValueError: nothing here serves the op x format.
+            Unsupported: not these sizes; the call may raise it too.
             The call raises ValueError where the launcher refuses an argument.
         """
+
+    def bind_all(
+        self, op: str, format: str, dims: Mapping[str, int], sets: Sequence[Mapping[str, Array]]
+    ) -> list[Launch]:
+        """The same for the buffers of a problem. An array that is in several sets is one on the device, too."""
+        return [self.bind(op, format, dims, arrays) for arrays in sets]
 
     @abstractmethod
     def clock(self) -> Clock:
@@ -120,8 +131,8 @@ class Backend(ABC):
         """Bytes that cold rows must overflow, on a device of the catalogue or an unknown one."""
 
     def free_memory(self) -> int | None:
-        """Bytes that a row's buffers may take; None where that is not known."""
-        return available_memory()
+        """Bytes of the device that a row's buffers may take; None where it is the host's memory, or not known."""
+        return None
 
     def probe_sizes(self, cold_bytes: int) -> tuple[int, int]:
         """Bytes, and multiply-adds, of one launch of a probe: enough to last a millisecond on the device.
@@ -132,8 +143,8 @@ class Backend(ABC):
         return min(max(cold_bytes // 4, 32 << 20), 512 << 20), 256 * PEAK_TASK
 
     @abstractmethod
-    def probe_variants(self, kind: str) -> dict[str, dict[str, int]]:
-        """Ways in which it can run a probe: name -> what to add to the probe's dims. Empty where it has no probes."""
+    def probe_variants(self, kind: str, format: str) -> dict[str, dict[str, int]]:
+        """Ways in which it can run a probe: name -> what to add to the probe's dims. Empty where it has none."""
 
     @abstractmethod
     def floor(self) -> Call:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from roofbench import devices, sources
-from roofbench.backends.base import Backend, Call, Claim, Launch
+from roofbench.backends.base import Backend, Call, Claim, Launch, Unsupported
 from roofbench.devices import Device
 from roofbench.formats import Array
 from roofbench.numerics import Limit
-from roofbench.op import TYPES
+from roofbench.op import TYPES, dtype_of
 from roofbench.ops import OPS
 from roofbench.ops.probe import KINDS, STREAMS
 from roofbench.telemetry import CpuTelemetry, Silent, Telemetry
@@ -60,7 +60,8 @@ class Cpu(Backend):
         except ImportError as error:
             hint = f"{sources.compiler_hint()}; pip install --force-reinstall roofbench"
             return f"the C library does not load ({error}): {hint}"
-        return None
+        changed = _changed() if self._source is None else None
+        return f"csrc/{changed} has changed since the library was built: pip install -e ." if changed else None
 
     def claim(self, op: str, format: str) -> Claim | str:
         if not hasattr(self.library.lib, _launcher(op, format)):
@@ -77,7 +78,7 @@ class Cpu(Backend):
         if function is None:
             raise ValueError(f"{op} {format}: {self._source} does not define {name}")
         tables: list[Any] = []  # of pointers; they live as long as the call
-        sizes = {"threads": 0, "variant": 0, "itemsize": _itemsize(arrays), **dims}
+        sizes = {"threads": 0, "variant": 0, "itemsize": dtype_of(TYPES[op][format].x).itemsize, **dims}
         names = _prototypes()[name]
         values = [_pointer(ffi, tables, kind, arrays[arg]) if "*" in kind else sizes[arg] for kind, arg in names]
 
@@ -106,7 +107,7 @@ class Cpu(Backend):
             lambda n: ours.lib.rb_probe_clock(n // 2, out), lambda call: clock.run([call]), hybrid=devices.hybrid()
         )
 
-    def probe_variants(self, kind: str) -> dict[str, dict[str, int]]:
+    def probe_variants(self, kind: str, format: str) -> dict[str, dict[str, int]]:
         """Every variant of probe.c on all threads; streams also on half of them, which may be faster."""
         ours = Cpu().library
         found: dict[str, dict[str, int]] = {}
@@ -131,6 +132,34 @@ class Cpu(Backend):
         name: bytes = ours.ffi.string(ours.lib.rb_isa())
         return name.decode()
 
+    def compiler(self) -> str:
+        """Name and version of what our library was built with: ``GCC 12.2.0``."""
+        ours = Cpu().library
+        name: bytes = ours.ffi.string(ours.lib.rb_compiler)
+        return name.decode()
+
+
+@cache
+def _built_from() -> dict[str, str]:
+    """File name -> sha256 of what our library was built from; empty where it is too old to say."""
+    ours = Cpu().library
+    if not hasattr(ours.lib, "rb_built_from"):
+        return {}
+    pairs: bytes = ours.ffi.string(ours.lib.rb_built_from)
+    return dict(pair.split(":") for pair in pairs.decode().split())
+
+
+@cache
+def _files() -> dict[str, str]:
+    found: dict[str, str] = sources.build_ffi().hashes()
+    return found
+
+
+def _changed() -> str | None:
+    """The first file of csrc that our library was not built from as it is now."""
+    built, now = _built_from(), _files()
+    return next((name for name in sorted({*built, *now}) if built.get(name) != now.get(name)), None)
+
 
 @cache
 def _prototypes() -> dict[str, list[tuple[str, str]]]:
@@ -154,15 +183,9 @@ def _launcher(op: str, format: str) -> str:
     """Formats that only move bits share one launcher, told apart by itemsize."""
     if op == "probe":
         return "rb_probe_read"
-    moved = op.startswith("kv_") and TYPES[op][format].scale is None
+    types = TYPES[op][format]
+    moved = types.acc is None and types.scale is None
     return f"rb_{op}" if moved else f"rb_{op}_{format}"
-
-
-def _itemsize(arrays: Mapping[str, Array]) -> int:
-    for name in ("key", "key_caches"):
-        if name in arrays:
-            return arrays[name].itemsize
-    return 0
 
 
 def _pointer(ffi: Any, tables: list[Any], kind: str, array: Array) -> Any:
@@ -174,6 +197,12 @@ def _pointer(ffi: Any, tables: list[Any], kind: str, array: Array) -> Any:
 
 
 def _refusal(name: str, names: list[tuple[str, str]], code: int, values: list[Any]) -> Exception:
-    if code > 0:
+    if code == 1:
         return MemoryError(f"{name}: out of memory")
-    return ValueError(f"{name} refuses {names[-code - 1][1]} = {values[-code - 1]}")
+    if code == 2:
+        return Unsupported(f"{name}: this processor cannot run it")
+    if not -len(names) <= code < 0:
+        return RuntimeError(f"{name} returned {code}, which means nothing")
+    kind, argument = names[-code - 1]
+    value = "" if "*" in kind else f" = {values[-code - 1]}"
+    return ValueError(f"{name} refuses {argument}{value}")

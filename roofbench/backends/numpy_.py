@@ -52,7 +52,7 @@ class NumPy(Backend):
     def telemetry(self) -> Telemetry:
         return Silent()
 
-    def probe_variants(self, kind: str) -> dict[str, dict[str, int]]:
+    def probe_variants(self, kind: str, format: str) -> dict[str, dict[str, int]]:
         return {}
 
     def floor(self) -> Call:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,8 +13,8 @@ import numpy as np
 from roofbench import data
 from roofbench.formats import DTYPES, FORMATS, Array, Parts, unpack
 from roofbench.models import Layer
-from roofbench.numerics import Close, Sampled, aligned, to_f64
-from roofbench.op import Arrays, Drawn, Types
+from roofbench.numerics import Close, Expected, Limit, Sampled, aligned, to_f64
+from roofbench.op import Arrays, Types
 
 _T = TypeVar("_T")
 
@@ -21,16 +22,8 @@ SAMPLE_FLOPS = 1e9  # GEMMs above this are checked on some whole columns and a p
 SAMPLE_COLUMNS = 256
 WARM_PAIRS = 64  # of x and y, that share the weights of a warm row
 MOST_BLOCKS = 16  # of K: 65536 contents of one row of x
+WINDOWS = 1 << 16
 _PARTIALS_BYTES = 64 << 20
-_SIGN_BITS = {  # of an element, or of all codes in a word
-    "f32": 1 << 31,
-    "f16": 1 << 15,
-    "bf16": 1 << 15,
-    "fp8": 0x80,
-    "mxfp8": 0x80808080,
-    "mxfp4": 0x88888888,
-    "nvfp4": 0x88888888,
-}
 _CHUNK = 1 << 20  # weights decoded at a time: 8 MB of float64, about a cache
 
 
@@ -60,63 +53,116 @@ def activations(arrays: Mapping[str, Any], types: Types) -> Array:
     return to_f64(arrays["x"])
 
 
-class Inputs:
+class SignedInputs:
     """x, drawn anew for each launch: one normal content, each block of K of each row with a random sign.
 
     A product is linear in x, so what a launch must give follows from the products of the blocks.
 
     Args:
         shape: (..., K) of x.
-        blocks: of K; 1 where x is stored in a packed format.
+        rows: of all products together, which share the memory for those of the blocks.
+        n: columns of a product.
     """
 
-    def __init__(self, rng: np.random.Generator, shape: tuple[int, ...], types: Types, blocks: int = 1) -> None:
-        if types.x in DTYPES and types.x != "fp8":
-            self.stored: Arrays = {"x": data.normal(rng, shape, DTYPES[types.x])}
-        else:
-            self.stored = data.weights(rng, shape, types.x, types.y, prefix="x")
-        self.values = activations(self.stored, types)
-        self.edges = np.linspace(0, shape[-1], blocks + 1).astype(int)
-        self._rows = shape[:-1]
-        self._bits = _SIGN_BITS[types.x]
+    def __init__(self, rng: np.random.Generator, shape: tuple[int, ...], x: str, rows: int, n: int) -> None:
+        self.x = data.normal(rng, shape, DTYPES[x])
+        self.values = to_f64(self.x)
+        count = max(1, min(MOST_BLOCKS, shape[-1], _PARTIALS_BYTES // max(8 * rows * n, 1)))
+        self.edges = np.linspace(0, shape[-1], count + 1).astype(int)
 
     @property
     def blocks(self) -> list[slice]:
         return [slice(a, b) for a, b in zip(self.edges[:-1], self.edges[1:], strict=True)]
 
-    def draw(self, rng: np.random.Generator) -> Drawn:
-        """The key is the signs, (*rows, blocks)."""
-        flips = rng.integers(0, 2, (*self._rows, len(self.edges) - 1), np.uint8)
-        x = self.stored["x"]
-        raw = x.view(f"u{x.itemsize}")
-        mask = flips * raw.dtype.type(self._bits)
-        if mask.shape[-1] > 1:
-            mask = np.repeat(mask, np.diff(self.edges), axis=-1)
-        return Drawn({**self.stored, "x": (raw ^ mask).view(x.dtype)}, 1.0 - 2.0 * flips)
+    def draw(self, rng: np.random.Generator) -> tuple[Array, Array]:
+        """x with other signs, and the signs (..., blocks)."""
+        flips = rng.integers(0, 2, (*self.x.shape[:-1], len(self.edges) - 1), np.uint8)
+        raw = self.x.view(f"u{self.x.itemsize}")
+        mask = np.repeat(flips, np.diff(self.edges), axis=-1).astype(raw.dtype) << (8 * raw.itemsize - 1)
+        return (raw ^ mask).view(self.x.dtype), 1.0 - 2.0 * flips
 
 
-def blocks_for(rows: int, n: int, k: int) -> int:
-    """How many blocks of K to tell apart, so that their products of `rows` x and n columns take 64 MB at most."""
-    return max(1, min(MOST_BLOCKS, k, _PARTIALS_BYTES // max(8 * rows * n, 1)))
+class WindowInputs:
+    """x, drawn anew for each launch: a window of one long row of normal values, in any type.
+
+    Args:
+        shape: (B, M, K) of x.
+    """
+
+    def __init__(self, rng: np.random.Generator, shape: tuple[int, ...], types: Types) -> None:
+        self.shape, self._x = shape, types.x
+        self._packed = types.x not in DTYPES or types.x == "fp8"
+        self._unit = (FORMATS[types.x].group or 1) if self._packed else 1
+        length = math.prod(shape) + WINDOWS * self._unit
+        if not self._packed:
+            self._pool: Arrays = {"x": data.normal(rng, (length,), DTYPES[types.x])}
+            return
+        self._parts = FORMATS[types.x].parts(shape, types.y, "x")
+        self._pool = {k: part.reshape(-1) for k, part in data.weights(rng, (1, length), types.x, types.y, "x").items()}
+        if types.x == "fp8":
+            scales = self._pool["x_scales"][0] * rng.uniform(0.5, 1.5, math.prod(shape[:-1]) + WINDOWS)
+            self._pool["x_scales"] = scales.astype(np.float32)
+
+    def draw(self, rng: np.random.Generator) -> int:
+        """Where the next window starts, in units of the type's group."""
+        return int(rng.integers(WINDOWS))
+
+    def contents(self, start: int) -> Arrays:
+        """Every part of x in that window."""
+        if not self._packed:
+            return {"x": self._pool["x"][start : start + math.prod(self.shape)].reshape(self.shape)}
+        out = {}
+        for key, (shape, _) in self._parts.items():
+            size, pool = math.prod(shape), self._pool[key]
+            if key == "x_tensor_scale":
+                out[key] = np.broadcast_to(pool, shape)
+                continue
+            groups = math.prod(self.shape) // self._unit
+            first = start * size // groups if FORMATS[self._x].group else start
+            out[key] = pool[first : first + size].reshape(shape)
+        return out
+
+    def values(self, start: int, rows: Any) -> Array:
+        """Some rows of x (B M, K), in float64."""
+        parts = {
+            key: part.reshape(-1)[0] if key == "x_tensor_scale" else _rows(part, self.shape)[rows]
+            for key, part in self.contents(start).items()
+        }
+        return unpack(parts, self._x, np.float64, prefix="x") if self._packed else to_f64(parts["x"])
+
+
+def _rows(part: Array, shape: tuple[int, ...]) -> Array:
+    return part.reshape(math.prod(shape[:-1]), *part.shape[len(shape) - 1 :])
 
 
 @dataclass(frozen=True, slots=True)
-class Partials:
-    """Products of each block of K by itself, for x of any signs.
+class Signed(Expected):
+    """A product of `SignedInputs`, from those of its blocks of K.
 
     Args:
-        values: (*rows, blocks, N) float64.
-        spread: (*rows, N), of all blocks together.
+        values: (rows, blocks, N) float64, the product of each block by itself.
+        spread: (rows, N), of all blocks together.
+        signs: (rows, blocks) of the x that was drawn.
         y: type of the output.
+        shift: columns are moved on by it.
     """
 
     values: Array
     spread: Array
+    signs: Array
     y: str
+    shift: int = 0
 
-    def signed(self, signs: Array) -> Close:
-        """The whole, for signs (*rows, blocks)."""
-        return Close(np.matmul(signs[..., None, :], self.values)[..., 0, :], self.spread, self.y)
+    def error(self, actual: Array, limit: Limit) -> float:
+        value = np.matmul(self.signs[:, None, :], self.values)[:, 0, :]
+        return Close(value, self.spread, self.y).rolled(self.shift).error(actual.reshape(value.shape), limit)
+
+    def error_at(self, values: Array, where: Array, limit: Limit) -> float:
+        n = self.values.shape[-1]
+        row, column = np.divmod(where, n)
+        column = (column - self.shift) % n
+        value = np.einsum("ib,ib->i", self.signs[row], self.values[row, :, column])
+        return Close(value, self.spread[row, column], self.y).error(values, limit)
 
 
 def at(parts: Parts, index: Any) -> Parts:
@@ -187,22 +233,19 @@ def _chunks(parts: Parts, fmt: str) -> Iterator[tuple[slice, Array]]:
         yield rows, unpack(at(parts, rows), fmt, np.float64)
 
 
-def sampled(x: Array, parts: Parts, types: Types, rng: np.random.Generator) -> Sampled:
-    """Whole columns of ``x (M, K) @ w (N, K).T`` drawn at random, and the projection of every column."""
-    n = parts["w"].shape[0]
-    columns = np.sort(rng.choice(n, min(n, SAMPLE_COLUMNS), replace=False))
-    signs = rng.choice([-1.0, 1.0], n)
-    some = at(parts, columns)
-    projection = np.zeros(x.shape[1])
-    for rows, w in _chunks(parts, types.w):
-        projection += signs[rows] @ w
-    return Sampled(columns, product(x, some, types), signs, x @ projection)
+class Columns:
+    """What is worked out once of a large w (N, K): some whole rows of it, drawn at random, and w^T r."""
 
+    def __init__(self, rng: np.random.Generator, parts: Parts, types: Types) -> None:
+        n = parts["w"].shape[0]
+        self.parts, self.types = parts, types
+        self.columns = rng.choice(n, min(n, SAMPLE_COLUMNS), replace=False)
+        self.sample = at(parts, self.columns)
+        self.signs = rng.choice([-1.0, 1.0], n)
+        self.projection = sum(self.signs[rows] @ w for rows, w in _chunks(parts, types.w))
 
-def anywhere(**outputs: Array) -> Callable[[np.random.Generator], Arrays]:
-    """Draws eight elements of each output: all of it is written."""
-
-    def spots(rng: np.random.Generator) -> Arrays:
-        return {name: rng.integers(0, y.size, 8 if y.size else 0) for name, y in outputs.items()}
-
-    return spots
+    def expected(self, x: Array, count: int, shift: int) -> Sampled:
+        """Of x (M, K) float64 and `count` columns, all columns moved on by `shift`."""
+        n = self.signs.size
+        sample = product(x, at(self.sample, slice(count)), self.types)
+        return Sampled((self.columns[:count] + shift) % n, sample, np.roll(self.signs, shift), x @ self.projection)

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from roofbench import data
-from roofbench.formats import FORMATS, Parts
+from roofbench.formats import FORMATS, Array, Parts
 from roofbench.models import Layer, Model
 from roofbench.numerics import Expected, aligned
 from roofbench.op import (
     Arg,
+    Arrays,
     Case,
     Dims,
     Instance,
     Op,
-    Problem,
     Traffic,
     axes,
     check_sizes,
@@ -85,24 +85,41 @@ class Gemv(Op):
     def flops(self, case: Case) -> int:
         return 2 * case.dims["M"] * case.dims["N"] * case.dims["K"]
 
-    def problem(self, case: Case, seed: int, cold_bytes: int) -> Problem:
+    def problem(self, case: Case, seed: int, cold_bytes: int) -> list[Instance]:
         rng = np.random.default_rng(seed)
         types, (m, n, k) = case.types, (case.dims[name] for name in "MNK")
-        inputs = linear.Inputs(rng, (m, k), types, linear.blocks_for(m, n, k))
+        inputs = linear.SignedInputs(rng, (m, k), types.x, m, n)
         base = data.weights(rng, (n, k), types.w, types.x)
-        known = linear.Partials(*linear.products(inputs.values, base, types, inputs.blocks), types.y)
+        products = linear.products(inputs.values, base, types, inputs.blocks)
 
         def instance(shift: int, weights: Parts) -> Instance:
-            y = aligned((m, n), dtype_of(types.y))
-            arrays = {"x": aligned((m, k), dtype_of(types.x)), **weights, "y": y}
-            return Instance(arrays, lambda signs: {"y": known.signed(signs).rolled(shift)}, linear.anywhere(y=y))
+            x, y = aligned((m, k), dtype_of(types.x)), aligned((m, n), dtype_of(types.y))
+            return _Instance({"x": x, **weights, "y": y}, inputs, products, types.y, shift)
 
         if not cold_bytes:
-            return Problem([instance(0, base) for _ in range(linear.WARM_PAIRS)], inputs.draw)
+            return [instance(0, base) for _ in range(linear.WARM_PAIRS)]
         count = instances_for(self.traffic(case).bytes, cold_bytes)
-        return Problem([instance(*copy) for copy in linear.copies(base, count)], inputs.draw)
+        return [instance(*copy) for copy in linear.copies(base, count)]
 
     def reference(self, format: str, arrays: Mapping[str, Any], *, random: bool = True) -> dict[str, Expected]:
         types = self.types(format)
         weights = linear.parts_of(arrays, "w")
         return {"y": linear.product(linear.activations(arrays, types), weights, types, random=random)}
+
+
+class _Instance(Instance):
+    """Args: products: (M, blocks, N) of each block of K, and their spread (M, N), before `shift`."""
+
+    def __init__(
+        self, arrays: Arrays, inputs: linear.SignedInputs, products: tuple[Array, Array], y: str, shift: int
+    ) -> None:
+        super().__init__(arrays)
+        self._inputs, self._products, self._y, self._shift = inputs, products, y, shift
+        self._signs = np.ones(products[0].shape[:2])
+
+    def draw(self, rng: np.random.Generator) -> Arrays:
+        x, self._signs = self._inputs.draw(rng)
+        return {"x": x}
+
+    def expect(self) -> dict[str, Expected]:
+        return {"y": linear.Signed(*self._products, self._signs, self._y, self._shift)}

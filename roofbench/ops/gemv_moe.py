@@ -16,11 +16,11 @@ from roofbench.models import Model
 from roofbench.numerics import Close, Expected, aligned
 from roofbench.op import (
     Arg,
+    Arrays,
     Case,
     Dims,
     Instance,
     Op,
-    Problem,
     Traffic,
     Types,
     axes,
@@ -29,7 +29,6 @@ from roofbench.op import (
     instances_for,
 )
 from roofbench.ops import _product as linear
-from roofbench.ops._product import Partials
 
 _SUITE_FORMATS = {"quick": ("bf16", "int4", "mxfp4"), "standard": ("bf16", "int4", "mxfp4")}
 _LAYERS: dict[str, dict[str, tuple[int, ...]]] = {"quick": {"gate": (1,)}, "standard": {"gate": (1,), "down": (1,)}}
@@ -110,46 +109,75 @@ class GemvMoe(Op):
         for expert in np.unique(arrays["expert_ids"]):
             yield from (part[expert : expert + 1] for part in weights.values())
 
-    def problem(self, case: Case, seed: int, cold_bytes: int) -> Problem:
+    def problem(self, case: Case, seed: int, cold_bytes: int) -> list[Instance]:
         rng = np.random.default_rng(seed)
         types, dims = case.types, case.dims
         signature = self.signature(case.format, dims)
         visited = self.distinct(case)
         count = instances_for(self.traffic(case).bytes, cold_bytes)
         per_copy = max(1, dims["E"] // visited)  # launches that share no expert, in one copy of w
-        outputs = min(count, per_copy) * dims["M"] * dims["top_k"]
-        inputs = linear.Inputs(rng, signature["x"].shape, types, linear.blocks_for(outputs, dims["N"], dims["K"]))
+        rows = min(count, per_copy) * dims["M"] * dims["top_k"]
+        inputs = linear.SignedInputs(rng, signature["x"].shape, types.x, rows, dims["N"])
         base = data.weights(rng, (dims["E"], dims["N"], dims["K"]), types.w, types.x)
         order = rng.permutation(dims["E"]).astype(np.int32)
 
         @cache
-        def visits(slot: int) -> tuple[Array, Partials]:
-            ids = aligned(signature["expert_ids"].shape, np.int32)
-            ids[...] = order[(slot * visited + np.arange(ids.size)) % dims["E"]].reshape(ids.shape)
+        def visits(slot: int) -> tuple[Array, tuple[Array, Array]]:
+            ids = order[(slot * visited + np.arange(dims["M"] * dims["top_k"])) % dims["E"]]
+            ids = ids.reshape(dims["M"], dims["top_k"])
             return ids, _visit(inputs.values, base, ids, types, inputs.blocks)
 
         def instance(slot: int, shift: int, weights: Parts) -> Instance:
-            ids, known = visits(slot)
-            y = aligned(signature["y"].shape, signature["y"].dtype)
-            x = aligned(signature["x"].shape, signature["x"].dtype)
-            return Instance(
-                {"x": x, **weights, "expert_ids": ids, "y": y},
-                lambda signs: {"y": known.signed(signs).rolled(shift)},
-                linear.anywhere(y=y),
-            )
+            x, ids, y = (aligned(signature[name].shape, signature[name].dtype) for name in ("x", "expert_ids", "y"))
+            ids[...], products = visits(slot)
+            arrays = {"x": x, **weights, "expert_ids": ids, "y": y}
+            return _Instance(arrays, inputs, products, types.y, shift)
 
         copies = linear.copies(base, -(-count // per_copy))
         launches = ((slot, *copy) for copy in copies for slot in range(per_copy))
-        return Problem([instance(*launch) for launch in islice(launches, count)], inputs.draw)
+        return [instance(*launch) for launch in islice(launches, count)]
 
     def reference(self, format: str, arrays: Mapping[str, Any], *, random: bool = True) -> dict[str, Expected]:
         types, weights = self.types(format), linear.parts_of(arrays, "w")
         x = linear.activations(arrays, types)
-        whole = _visit(x, weights, arrays["expert_ids"], types, [slice(None)], random=random)
-        return {"y": Close(whole.values[..., 0, :], whole.spread, types.y, random)}
+        values, spread = _visit(x, weights, arrays["expert_ids"], types, [slice(None)], random=random)
+        return {"y": Close(values[..., 0, :], spread, types.y, random)}
 
 
-def _visit(x: Array, weights: Parts, ids: Array, types: Types, blocks: list[slice], *, random: bool = True) -> Partials:
+class _Instance(Instance):
+    """The same experts for every launch, so that caches stay cold, in another order.
+
+    Args:
+        products: (M, top_k, blocks, N) of each block of K with the first order, and their spread (M, top_k, N).
+    """
+
+    def __init__(
+        self, arrays: Arrays, inputs: linear.SignedInputs, products: tuple[Array, Array], y: str, shift: int
+    ) -> None:
+        super().__init__(arrays)
+        self._inputs, self._products, self._y, self._shift = inputs, products, y, shift
+        self._ids = arrays["expert_ids"].copy()
+        self._order = np.broadcast_to(np.arange(self._ids.shape[1]), self._ids.shape)
+        self._signs = np.ones((*arrays["x"].shape[:2], products[0].shape[2]))
+
+    def draw(self, rng: np.random.Generator) -> Arrays:
+        x, self._signs = self._inputs.draw(rng)
+        self._order = rng.permuted(np.broadcast_to(np.arange(self._ids.shape[1]), self._ids.shape), axis=1)
+        if x.shape[1] > 1:
+            x = np.take_along_axis(x, self._order[..., None], axis=1)
+        return {"x": x, "expert_ids": np.take_along_axis(self._ids, self._order, axis=1)}
+
+    def expect(self) -> dict[str, Expected]:
+        values, spread = self._products
+        rows = (np.arange(len(self._order))[:, None] * self._order.shape[1] + self._order).reshape(-1)
+        signs = np.broadcast_to(self._signs, values.shape[:3])
+        values, spread, signs = (a.reshape(-1, *a.shape[2:])[rows] for a in (values, spread, signs))
+        return {"y": linear.Signed(values, spread, signs, self._y, self._shift)}
+
+
+def _visit(
+    x: Array, weights: Parts, ids: Array, types: Types, blocks: list[slice], *, random: bool = True
+) -> tuple[Array, Array]:
     """Products of each token and its experts, expert by expert; x (M, x_slots, K) in float64."""
     x = np.broadcast_to(x, (*ids.shape, x.shape[-1]))
     n = weights["w"].shape[1]
@@ -159,4 +187,4 @@ def _visit(x: Array, weights: Parts, ids: Array, types: Types, blocks: list[slic
         values[tokens], spread[tokens] = linear.products(
             x[tokens], linear.at(weights, expert), types, blocks, random=random
         )
-    return Partials(values, spread, types.y)
+    return values, spread

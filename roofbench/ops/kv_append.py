@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from roofbench.formats import Array
 from roofbench.models import Model
-from roofbench.numerics import Exact, Expected
-from roofbench.op import Arg, Arrays, Case, Dims, Instance, Op, Problem, Traffic, dtype_of, instances_for
+from roofbench.numerics import Exact, Expected, Moved
+from roofbench.op import Arg, Arrays, Case, Dims, Instance, Op, Traffic, draw_spots, dtype_of, instances_for
 from roofbench.ops import _kv as kv
 
 
@@ -58,9 +60,9 @@ class KvAppend(Op):
     def flops(self, case: Case) -> int:
         return 0
 
-    def problem(self, case: Case, seed: int, cold_bytes: int) -> Problem:
+    def problem(self, case: Case, seed: int, cold_bytes: int) -> list[Instance]:
         count = instances_for(self.traffic(case).bytes, cold_bytes)
-        return Problem([self._instance(case, seed + i) for i in range(count)])
+        return [self._instance(case, seed + i) for i in range(count)]
 
     def _instance(self, case: Case, seed: int) -> Instance:
         rng = np.random.default_rng(seed)
@@ -70,14 +72,7 @@ class KvAppend(Op):
             for name in ("key", "value", "key_cache", "value_cache")
         }
         arrays |= {"slot_mapping": kv.paged_slots(rng, case.dims)} | (kv.scales(rng) if types.scale else {})
-        known = self.reference(case.format, arrays)
-
-        def spots(rng: np.random.Generator) -> Arrays:
-            slots, token = arrays["slot_mapping"], case.dims["num_heads"] * case.dims["head_size"]
-            drawn = {name: rng.choice(slots, min(8, slots.size)) for name in known}
-            return {name: some * token + rng.integers(0, token, some.size) for name, some in drawn.items()}
-
-        return Instance(arrays, lambda _: known, spots)
+        return _Instance(case, arrays)
 
     def reference(self, format: str, arrays: Mapping[str, Any], *, random: bool = True) -> dict[str, Expected]:
         slots, out = arrays["slot_mapping"], {}
@@ -90,3 +85,47 @@ class KvAppend(Op):
             cache.reshape(-1, *cache.shape[2:])[slots[used]] = new
             out[f"{name}_cache"] = Exact(cache)
         return dict(out)
+
+
+class _Instance(Instance):
+    """The same tokens go to other slots with every launch."""
+
+    def __init__(self, case: Case, arrays: Arrays) -> None:
+        super().__init__(arrays)
+        self._dims, self._slots = case.dims, arrays["slot_mapping"]
+        # What a slot holds: what it held at first, or the token that was written there last.
+        self._owner = np.full(case.dims["num_blocks"] * case.dims["block_size"], -1)
+        self._first = {name: arrays[f"{name}_cache"].copy() for name in ("key", "value")}
+        self._tokens = {
+            name: kv.cast(arrays[name], arrays, name) if case.types.scale else arrays[name].copy()
+            for name in ("key", "value")
+        }
+
+    def draw(self, rng: np.random.Generator) -> Arrays:
+        self._slots = kv.paged_slots(rng, self._dims)
+        self._owner[self._slots] = np.arange(self._slots.size)
+        return {"slot_mapping": self._slots}
+
+    def expect(self) -> dict[str, Expected]:
+        return {
+            f"{name}_cache": Moved(partial(self._whole, name), partial(self._some, name)) for name in ("key", "value")
+        }
+
+    def _whole(self, name: str) -> Iterator[Array]:
+        cache, written = self._first[name].copy(), self._owner >= 0
+        cache.reshape(-1, *cache.shape[2:])[written] = self._tokens[name][self._owner[written]]
+        yield cache
+
+    def _some(self, name: str, where: Array) -> Array:
+        tokens = self._tokens[name].reshape(self._dims["num_tokens"], -1)
+        slot, rest = np.divmod(where, tokens.shape[1])
+        owner = self._owner[slot]
+        old = self._first[name].reshape(-1)[where]
+        out: Array = np.where(owner >= 0, tokens[owner, rest], old) if tokens.size else old
+        return out
+
+    def spots(self, rng: np.random.Generator) -> Arrays:
+        """In slots that are written."""
+        token = self._dims["num_heads"] * self._dims["head_size"]
+        slots = self._slots[draw_spots(rng, self._slots.size)]
+        return {name: slots * token + rng.integers(0, token, slots.size) for name in self.expect()}

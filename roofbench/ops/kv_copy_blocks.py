@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from roofbench.formats import Array
 from roofbench.models import Model
-from roofbench.numerics import Exact, Expected, Stack, aligned
+from roofbench.numerics import Exact, Expected, Moved, Stack, aligned
 from roofbench.op import (
     Arg,
     Arrays,
@@ -18,10 +19,10 @@ from roofbench.op import (
     Dims,
     Instance,
     Op,
-    Problem,
     Traffic,
     axes,
     check_sizes,
+    draw_spots,
     dtype_of,
     instances_for,
 )
@@ -82,50 +83,74 @@ class KvCopyBlocks(Op):
     def flops(self, case: Case) -> int:
         return 0
 
-    def problem(self, case: Case, seed: int, cold_bytes: int) -> Problem:
+    def problem(self, case: Case, seed: int, cold_bytes: int) -> list[Instance]:
         count = instances_for(self.traffic(case).bytes, cold_bytes)
-        return Problem([self._instance(case, seed + i) for i in range(count)])
+        return [self._instance(case, seed + i) for i in range(count)]
 
     def _instance(self, case: Case, seed: int) -> Instance:
-        """Every layer holds one layer's blocks, moved on by its number, so that one copy is enough to check all."""
         rng = np.random.default_rng(seed)
-        signature, dims = self.signature(case.format, case.dims), case.dims
+        signature = self.signature(case.format, case.dims)
         shape = signature["key_caches"].shape
         base = {name: kv.contents(rng, shape[1:], case.types.x) for name in _CACHES}
-        arrays: Arrays = {name: aligned(shape, signature[name].dtype) for name in _CACHES}
+        arrays: Arrays = {name: aligned(arg.shape, arg.dtype) for name, arg in signature.items()}
         for name, one in base.items():
             for layer in range(shape[0]):
                 arrays[name][layer] = np.roll(one, layer, axis=0)
-        pairs = aligned(signature["block_mapping"].shape, np.int64)
-        pairs[...] = rng.permutation(dims["num_blocks"])[: pairs.size].reshape(2, -1).T
-        arrays["block_mapping"] = pairs
-
-        def expect(_: object) -> dict[str, Expected]:
-            return {
-                name: Stack(shape[0], lambda i, one=base[name]: _copied(np.roll(one, i, axis=0), pairs))  # type: ignore[misc]
-                for name in _CACHES
-            }
-
-        def spots(rng: np.random.Generator) -> Arrays:
-            block = int(np.prod(shape[2:]))
-            out = {}
-            for name in _CACHES:
-                layers, written = rng.integers(0, shape[0], 8), rng.choice(pairs[:, 1], 8)
-                out[name] = (layers * shape[1] + written) * block + rng.integers(0, block, 8)
-            return out
-
-        return Instance(arrays, expect, spots)
+        arrays["block_mapping"][...] = 0
+        return _Instance(arrays, base)
 
     def reference(self, format: str, arrays: Mapping[str, Any], *, random: bool = True) -> dict[str, Expected]:
         before = {name: arrays[name].copy() for name in _CACHES}
         pairs = arrays["block_mapping"].copy()
         return {
-            name: Stack(len(before[name]), lambda i, name=name: _copied(before[name][i], pairs))  # type: ignore[misc]
+            name: Stack(len(before[name]), before[name][:1].size, partial(_copied, before[name], pairs))
             for name in _CACHES
         }
 
 
-def _copied(blocks: Array, pairs: Array) -> Exact:
-    out = blocks.copy()
-    out[pairs[:, 1]] = blocks[pairs[:, 0]]
+class _Instance(Instance):
+    """Other blocks with every launch.
+
+    Args:
+        base: contents of the first layer; every other layer holds the same blocks, moved on by its number, so that
+            one copy is enough to know all.
+    """
+
+    def __init__(self, arrays: Arrays, base: Arrays) -> None:
+        super().__init__(arrays)
+        self._base, self._pairs = base, arrays["block_mapping"]
+        # What a block holds: what that block of the same layer held at first.
+        self._owner = np.arange(arrays["key_caches"].shape[1])
+
+    def draw(self, rng: np.random.Generator) -> Arrays:
+        self._pairs = rng.permutation(self._owner.size)[: self._pairs.size].reshape(2, -1).T
+        source, destination = self._pairs.T
+        self._owner[destination] = self._owner[source]
+        return {"block_mapping": self._pairs}
+
+    def expect(self) -> dict[str, Expected]:
+        return {name: Moved(partial(self._layers, name), partial(self._some, name)) for name in _CACHES}
+
+    def _layers(self, name: str) -> Iterator[Array]:
+        for layer in range(len(self.arrays[name])):
+            yield self._base[name][(self._owner - layer) % self._owner.size][None]
+
+    def _some(self, name: str, where: Array) -> Array:
+        base = self._base[name].reshape(self._owner.size, -1)
+        rest, element = np.divmod(where, base.shape[1])
+        layer, block = np.divmod(rest, self._owner.size)
+        return base[(self._owner[block] - layer) % self._owner.size, element]
+
+    def spots(self, rng: np.random.Generator) -> Arrays:
+        """In blocks that are written."""
+        layers, blocks = self.arrays["key_caches"].shape[:2]
+        size = self._base["key_caches"][0].size
+        written = self._pairs[draw_spots(rng, len(self._pairs)), 1]
+        where = (rng.integers(0, layers, written.size) * blocks + written) * size + rng.integers(0, size, written.size)
+        return dict.fromkeys(_CACHES, where)
+
+
+def _copied(caches: Array, pairs: Array, layer: int) -> Exact:
+    out = caches[layer].copy()
+    out[pairs[:, 1]] = caches[layer][pairs[:, 0]]
     return Exact(out)

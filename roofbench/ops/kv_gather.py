@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from roofbench.formats import Array
 from roofbench.models import Model
-from roofbench.numerics import Exact, Expected, aligned
-from roofbench.op import Arg, Arrays, Case, Dims, Instance, Op, Problem, Traffic, dtype_of, instances_for
+from roofbench.numerics import Exact, Expected, Moved, aligned
+from roofbench.op import Arg, Arrays, Case, Dims, Instance, Op, Traffic, dtype_of, instances_for
 from roofbench.ops import _kv as kv
-from roofbench.ops._product import anywhere
 
 LAYOUTS = ("NHD", "HND")
 _QUICK = {"NHD": ("bf16",), "HND": ("fp8",)}
@@ -67,9 +68,9 @@ class KvGather(Op):
     def flops(self, case: Case) -> int:
         return 0
 
-    def problem(self, case: Case, seed: int, cold_bytes: int) -> Problem:
+    def problem(self, case: Case, seed: int, cold_bytes: int) -> list[Instance]:
         count = instances_for(self.traffic(case).bytes, cold_bytes)
-        return Problem([self._instance(case, seed + i) for i in range(count)])
+        return [self._instance(case, seed + i) for i in range(count)]
 
     def _instance(self, case: Case, seed: int) -> Instance:
         rng = np.random.default_rng(seed)
@@ -79,8 +80,7 @@ class KvGather(Op):
         }
         arrays |= {"slot_mapping": kv.paged_slots(rng, case.dims)} | (kv.scales(rng) if types.scale else {})
         arrays |= {name: aligned(signature[name].shape, signature[name].dtype) for name in ("key", "value")}
-        known = self.reference(case.format, arrays)
-        return Instance(arrays, lambda _: known, anywhere(key=arrays["key"], value=arrays["value"]))
+        return _Instance(case, arrays)
 
     def reference(self, format: str, arrays: Mapping[str, Any], *, random: bool = True) -> dict[str, Expected]:
         slots, dims, out = arrays["slot_mapping"], self.infer(format, arrays), {}
@@ -92,3 +92,34 @@ class KvGather(Op):
             tokens[slots < 0] = 0
             out[name] = Exact(np.ascontiguousarray(tokens.swapaxes(0, 1)) if dims["hnd"] else tokens)
         return dict(out)
+
+
+class _Instance(Instance):
+    """Another sequence with every launch."""
+
+    def __init__(self, case: Case, arrays: Arrays) -> None:
+        super().__init__(arrays)
+        self._case, self._slots = case, arrays["slot_mapping"]
+
+    def draw(self, rng: np.random.Generator) -> Arrays:
+        self._slots = kv.paged_slots(rng, self._case.dims)
+        return {"slot_mapping": self._slots}
+
+    def expect(self) -> dict[str, Expected]:
+        return {name: Moved(partial(self._whole, name), partial(self._some, name)) for name in ("key", "value")}
+
+    def _whole(self, name: str) -> Iterator[Array]:
+        cache = self.arrays[f"{name}_cache"]
+        tokens = self._cast(cache.reshape(-1, *cache.shape[2:])[self._slots], name)
+        yield tokens.swapaxes(0, 1) if self._case.dims["hnd"] else tokens
+
+    def _some(self, name: str, where: Array) -> Array:
+        dims = self._case.dims
+        heads, tokens = dims["num_heads"], dims["num_tokens"]
+        rest, element = np.divmod(where, dims["head_size"])
+        head, token = np.divmod(rest, tokens) if dims["hnd"] else np.divmod(rest, heads)[::-1]
+        cache = self.arrays[f"{name}_cache"].reshape(-1, heads, dims["head_size"])
+        return self._cast(cache[self._slots[token], head, element], name)
+
+    def _cast(self, values: Array, name: str) -> Array:
+        return kv.cast(values, self.arrays, name) if self._case.types.scale else values

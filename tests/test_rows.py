@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: MIT
+"""Rows of a fake device: rivals that fail, what is not served, memory of its own, no invented numbers."""
+
+import itertools
+
+import numpy as np
+import pytest
+from fakes import CASES, RULES, FakeBackend, FakeBench, row
+
+from roofbench import rows
+from roofbench.backends.base import Launch, Unsupported
+from roofbench.backends.numpy_ import NumPy
+from roofbench.numerics import Limit, poison
+from roofbench.op import Case
+from roofbench.ops import OPS
+from roofbench.rivals import Bound, Rival
+from roofbench.rows import RowSpec
+
+
+def row_case():
+    return CASES["gemv"]
+
+
+class TestRivals:
+    """What goes wrong with another's library is said of it, and costs our row nothing."""
+
+    class Other(Rival):
+        name, module, install = "other", "numpy", ""
+
+        def __init__(self, call, bind=None):
+            self.call, self.fails = call, bind
+
+        def bind(self, case, buffers):
+            if self.fails:
+                raise self.fails
+            return [Bound(self.call, dict) for _ in buffers]
+
+    def row(self, monkeypatch, call=lambda: None, bind=None):
+        backend = FakeBackend()
+        monkeypatch.setattr(rows, "RIVALS", {"fake": (self.Other(lambda: call(backend.machine.clock), bind),)})
+        result = FakeBench(backend).measure(RowSpec(row_case(), "fake"), RULES)
+        assert result.status == "OK", result.reason
+        return result.rivals[0]
+
+    def test_it_is_interleaved(self, monkeypatch):
+        rival = self.row(monkeypatch, lambda clock: clock.spend(2e-3))
+        assert rival.speedup == pytest.approx(2, rel=0.02)
+
+    def test_it_cannot_be_bound(self, monkeypatch):
+        rival = self.row(monkeypatch, bind=RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED"))
+        assert (rival.median_s, rival.reason) == (None, "RuntimeError: CUBLAS_STATUS_NOT_SUPPORTED")
+
+    def test_it_fails_in_the_middle(self, monkeypatch):
+        count = itertools.count()
+
+        def call(clock):
+            if next(count) > 20:
+                raise RuntimeError("device lost")
+            clock.spend(1e-3)
+
+        assert self.row(monkeypatch, call).reason == "RuntimeError: device lost"
+
+    def test_it_is_too_fast_for_the_clock(self, monkeypatch):
+        assert "too coarse" in self.row(monkeypatch, lambda _: None).reason
+
+    def test_only_its_first_launch_is_slow(self, monkeypatch):
+        """It compiles then."""
+        count = itertools.count()
+        rival = self.row(monkeypatch, lambda clock: clock.spend(1e-3 if next(count) else 5.0))
+        assert (rival.reason, rival.median_s) == (None, pytest.approx(1e-3))
+
+    def test_every_launch_is_slow(self, monkeypatch):
+        rival = self.row(monkeypatch, lambda clock: clock.spend(1.5))
+        assert (rival.reason, rival.median_s) == ("one launch, apart", 1.5)
+
+
+class TestUnsupported:
+    def test_sizes_that_a_backend_does_not_serve(self):
+        class Picky(FakeBackend):
+            def bind(self, op, format, dims, arrays):
+                raise Unsupported("K must be a multiple of 256")
+
+        result = FakeBench(Picky()).measure(RowSpec(row_case(), "fake"), RULES)
+        assert (result.status, result.reason) == ("UNSUPPORTED", "K must be a multiple of 256")
+
+    def test_a_probe_that_a_backend_does_not_have(self):
+        case = Case("probe", "f32", "matrix", {"kind": 5, "n": 1 << 20})
+        assert FakeBench(FakeBackend()).measure(RowSpec(case, "fake"), RULES).status == "UNSUPPORTED"
+
+    def test_a_launch_that_takes_for_ever(self):
+        backend = FakeBackend(seconds=48.0)
+        result = FakeBench(backend).measure(RowSpec(row_case(), "fake"), RULES)
+        assert (result.status, result.reason) == ("UNSUPPORTED", "a launch takes 48 s")
+        assert backend.launches == 1
+
+
+def test_what_does_not_fit_into_memory_is_unsupported():
+    backend = FakeBackend()
+    backend.free_memory = lambda: 1 << 10
+    result = FakeBench(backend).measure(RowSpec(row_case(), "fake"), RULES)
+    assert result.status == "UNSUPPORTED"
+    assert "GiB of the device's memory, 0.0 are free" in result.reason
+
+
+class TestDeviceMemory:
+    """A device whose memory the host does not see: all traffic goes through its launches."""
+
+    class Away(Launch):
+        def __init__(self, call, arrays):
+            self.device = {name: array.copy() for name, array in arrays.items()}
+            super().__init__(lambda: call(self.device), self.device)
+
+        def load(self, contents):
+            for name, content in contents.items():
+                self.device[name][...] = content
+
+        def poison(self, name):
+            poison(self.device[name])
+
+        def spoil(self, name, where):
+            self.device[name].reshape(-1).view(np.uint8).reshape(-1, self.device[name].itemsize)[where] = 0xFF
+
+        def peek(self, name, where):
+            return self.device[name].reshape(-1)[where]
+
+        def output(self, name):
+            return self.device[name].copy()
+
+        def intact(self, name):
+            return True
+
+    class Backend(FakeBackend):
+        def bind(self, op, format, dims, arrays):
+            def call(device):
+                self.machine.clock.spend(self.seconds)
+                NumPy().bind(op, format, dims, device)()
+
+            return TestDeviceMemory.Away(call, arrays)
+
+    @pytest.mark.parametrize("op", ["gemv", "kv_append", "kv_gather"])
+    def test_rows_are_measured_there(self, op):
+        result = FakeBench(self.Backend()).measure(RowSpec(CASES[op], "fake"), RULES)
+        assert result.status == "OK", result.reason
+
+    @pytest.mark.parametrize("cache", ["cold", "warm"])
+    def test_arrays_that_buffers_share_are_shared_there(self, cache):
+        """One w of a warm row, one w of all the launches that visit its experts."""
+        uploads = {}
+
+        class Sharing(self.Backend):
+            def bind_all(self, op, format, dims, sets):
+                launches = super().bind_all(op, format, dims, sets)
+                for launch, arrays in zip(launches, sets, strict=True):
+                    for name, array in arrays.items():
+                        launch.device[name] = uploads.setdefault((name, array.ctypes.data), launch.device[name])
+                return launches
+
+        case = Case("gemv_moe", "bf16", "moe", {"M": 1, "N": 64, "K": 64, "E": 8, "top_k": 2, "x_slots": 1})
+        case = row_case() if cache == "warm" else case
+        result = FakeBench(Sharing()).measure(RowSpec(case, "fake", cache), RULES)
+        assert result.status == "OK", result.reason
+        weights = [place for name, place in uploads if name == "w"]
+        assert len(weights) < result.buffers
+
+    def test_results_come_back_to_a_caller(self):
+        from roofbench.hazards import inputs
+
+        dims = {"M": 2, "N": 8, "K": 64}
+        arrays = inputs("gemv", "f32", dims, np.random.default_rng(0))
+        self.Backend().run("gemv", "f32", arrays)
+        known = OPS["gemv"].reference("f32", arrays)["y"]
+        assert known.error(arrays["y"], Limit(64)) <= 1
+
+
+def test_rows_have_no_invented_numbers():
+    """What is not known is None: there is no roof, no peak and no rival here."""
+    result = row()
+    assert result.status == "OK"
+    assert result.pct_spec is result.pct_measured is result.pct_clock is None
+    assert result.roof.measured is result.roof.spec is result.roof.clock is None
+    assert result.rivals == []
+    assert result.numerics.err_over_bound <= 1
+    assert result.n == len(result.samples_s) >= 30
+    assert result.gbps == pytest.approx(OPS["gemv"].traffic(row_case()).bytes / result.median_s / 1e9)
+    assert result.buffers > 1
