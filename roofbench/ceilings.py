@@ -69,8 +69,7 @@ def calibrate(backend: Backend, clock: Clock, cold_bytes: int, kinds: Sequence[s
             continue
         work = contract.flops(case) or contract.traffic(case).bytes
         need = contract.footprint(case, cold_bytes)
-        free = backend.free_memory() or available_memory()
-        if free is not None and need > free:
+        if need > (backend.free_memory() or available_memory()):
             continue
         if pool.nbytes < need:
             pool = aligned((need,), np.uint8, align=4096)

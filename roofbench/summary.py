@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from roofbench.backends import BACKENDS
-from roofbench.results import COUNTED, FAILURES, Row, Run, RunRoof
+from roofbench.results import COUNTED, FAILURES, Row, Run
 
 _STYLE = {"OK": "green", "NOISY": "yellow", "THROTTLED": "yellow", "UNSUPPORTED": "dim"}
 _WIDTH = 140  # where the output is no terminal
-_BUSY = 0.25  # of the cores: other programs keep as much of the machine from the kernels
+_BUSY = 0.1  # of all cores, used by other programs
 _NUMBERS = {"µs": 6, "rate": 13, "% spec": 6, "% roof": 6, "% clock": 7, "× rival": 12}  # widths where tables line up
 
 
@@ -121,10 +121,10 @@ def headline(row: Row) -> str:
 
 def busy(run: Run) -> str | None:
     """That other programs were using the machine when the run began."""
-    load, cores = run.telemetry["before"]["load_average_1min"], run.environment["cores"]
-    if load <= _BUSY * cores:
+    share = run.telemetry["before"]["busy_share"]
+    if share <= _BUSY:
         return None
-    return f"The machine is busy: load {load:.1f} on {cores} cores; results will be off."
+    return f"The machine is busy: other programs use {share:.0%} of its cores; results will be off."
 
 
 def machine(run: Run) -> list[str]:
@@ -133,21 +133,19 @@ def machine(run: Run) -> list[str]:
     for backend in dict.fromkeys(roof.backend for roof in run.roofs):
         mine = [roof for roof in run.roofs if roof.backend == backend]
         rates = {roof.name: max(variant.rate for variant in roof.variants) for roof in mine}
+        rows = [row for row in run.rows if (row.op, row.backend) == ("probe", backend)]  # measured for longer
+        rates |= {row.case: 1e9 * row.gbps for row in rows if row.gbps is not None}
+        rates |= {row.case: 1e12 * row.tflops for row in rows if row.tflops is not None}
         verbs = {"read": "reads", "write": "writes", "copy": "copies"}
         parts = [f"{verb} {_number(rates[name] / 1e9)} GB/s" for name, verb in verbs.items() if name in rates]
-        parts += [f"{_flops(peak / 1e12)} of f32 multiply-adds" for peak in _peak(mine)]
+        peak = max((rates[name] for name in ("fma", "matrix") if name in rates), default=None)
+        parts += [f"{_flops(peak / 1e12)} of f32 multiply-adds"] if peak else []
         how = ""
         if backend == "cpu":
             how = f"; {run.environment['threads']} threads, {run.environment['isa']}"
         name = "This machine" if _alone(run.rows) else _heading(backend)
         lines.append(f"{name}: {', '.join(parts)}{how}.")
     return lines
-
-
-def _peak(roofs: Sequence[RunRoof]) -> list[float]:
-    """The higher rate of those that count operations, if there is one."""
-    rates = [variant.rate for roof in roofs if roof.name in ("fma", "matrix") for variant in roof.variants]
-    return [max(rates)] if rates else []
 
 
 def _alone(rows: Sequence[Row]) -> bool:

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
+
+import psutil
+
+BUSY_S = 0.3  # the machine is watched for so long, while we do nothing
 
 
 class Reading(NamedTuple):
@@ -72,30 +75,23 @@ class CpuTelemetry:
 
 def host_load() -> dict[str, float | str | None]:
     """What else the host is busy with, and how its power is managed."""
+    times = psutil.cpu_times()
     return {
+        "busy_share": psutil.cpu_percent(BUSY_S) / 100,
         "load_average_1min": os.getloadavg()[0],
-        "steal_share": _steal_share(),
+        "steal_share": times.steal / sum(times) if hasattr(times, "steal") else None,  # since boot
         "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "transparent_hugepages": _chosen(_text("/sys/kernel/mm/transparent_hugepage/enabled")),
     }
 
 
-def available_memory() -> int | None:
-    """Bytes that can be allocated without swapping, of the machine and of the container; None where none says."""
+def available_memory() -> int:
+    """Bytes that can be allocated without swapping, of the machine and of the container that this runs in."""
+    free: int = psutil.virtual_memory().available
     limit, used = (_text(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    contained = max(0, int(limit) - int(used)) if limit and used and limit.isdigit() and used.isdigit() else None
-    free = _free_memory()
-    return min((each for each in (contained, free) if each is not None), default=None)
-
-
-def _free_memory() -> int | None:
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", _text("/proc/meminfo") or "", re.MULTILINE)
-    if found:
-        return int(found[1]) * 1024
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4
-    except (ValueError, OSError):
-        return None
+    if limit and used and limit.isdigit() and used.isdigit():
+        return min(free, max(0, int(limit) - int(used)))
+    return free
 
 
 def _text(path: str) -> str | None:
@@ -110,13 +106,3 @@ def _chosen(options: str | None) -> str | None:
     if options is None:
         return None
     return next((word[1:-1] for word in options.split() if word.startswith("[")), None)
-
-
-def _steal_share() -> float | None:
-    """Share of CPU time since boot that a hypervisor gave to others (proc(5), field 8 of ``cpu``)."""
-    text = _text("/proc/stat")
-    if text is None:
-        return None
-    ticks = [int(field) for field in text.splitlines()[0].split()[1:]]
-    total = sum(ticks)
-    return ticks[7] / total if len(ticks) > 7 and total else None

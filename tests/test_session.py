@@ -183,12 +183,12 @@ class TestSession:
         assert "cpu: " in text
 
     def test_a_busy_machine_and_cores_that_are_not_used(self, quick):
-        quick.run.telemetry["before"]["load_average_1min"] = 3.8
+        quick.run.telemetry["before"]["busy_share"] = 0.52
         quick.run.environment |= {"cores": 2, "threads": 1}
         lines = quick.introduction()
-        assert "  The machine is busy: load 3.8 on 2 cores; results will be off." in lines
+        assert "  The machine is busy: other programs use 52% of its cores; results will be off." in lines
         assert "  1 of 2 cores used (OMP_NUM_THREADS or affinity)" in lines
-        quick.run.telemetry["before"]["load_average_1min"] = 0.4
+        quick.run.telemetry["before"]["busy_share"] = 0.02
         quick.run.environment["threads"] = 2
         assert not [line for line in quick.introduction() if "busy" in line or "used" in line]
 

@@ -24,7 +24,7 @@ def run(rows, load=0.0, roofs=()):
         seed=0,
         device={},
         environment={"cores": 2, "threads": 2, "isa": "x86-64-v4"},
-        telemetry={"before": {"load_average_1min": load}},
+        telemetry={"before": {"busy_share": load}},
         roofs=list(roofs),
         rows=rows,
     )
@@ -158,9 +158,9 @@ def test_a_machine_without_probes_says_nothing():
 
 
 def test_a_busy_machine_is_told_again():
-    says = "The machine is busy: load 3.8 on 2 cores; results will be off."
-    assert says in shown([row()], load=3.8)
-    assert "busy" not in shown([row()], load=0.5)
+    says = "The machine is busy: other programs use 52% of its cores; results will be off."
+    assert says in shown([row()], load=0.52)
+    assert "busy" not in shown([row()], load=0.05)
 
 
 LONG = [
@@ -179,7 +179,7 @@ LONG = [
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_nothing_is_cut_and_lines_break_between_words(width):
     bad = row(status="ERROR", reason="the process was killed by SIGSEGV " * 5)
-    lines = shown([*LONG, bad], width, roofs=ROOFS, load=3.8).splitlines()
+    lines = shown([*LONG, bad], width, roofs=ROOFS, load=0.52).splitlines()
     assert all(len(line) <= width for line in lines)
     assert "…" not in "".join(lines)
     words = " ".join(lines).split()
