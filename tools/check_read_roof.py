@@ -6,8 +6,9 @@
 First each chooses its fastest way to read: likwid-bench among its load kernels, we among our variants. Of ours
 the fastest without software prefetching comes along, because likwid-bench's kernels do not prefetch. Then all
 take turns of about a third of a second, likwid-bench before us and after us, because machines drift: a round
-counts as our rate over the mean of its two. All have the same pages: ours ask for huge ones with madvise, and
-so does likwid-bench's malloc under GLIBC_TUNABLES=glibc.malloc.hugetlb=1 (glibc 2.35 or later).
+counts as our rate over the mean of its two. All go through as much memory and have the same pages: ours ask
+for huge ones with madvise, and so does likwid-bench's malloc under GLIBC_TUNABLES=glibc.malloc.hugetlb=1
+(glibc 2.35 or later).
 
 Prints every round, the median ratios and their intervals. Exits with 1 where the like variant is not within
 5 % of likwid-bench, or the roof is more than 5 % below it.
@@ -33,7 +34,6 @@ from roofbench.rows import COLD_FACTOR
 from roofbench.timing import Clock
 
 KERNELS = ("load_avx512", "load_avx", "load_sse", "load_mem", "load")
-NBYTES = 400_000_000
 TURN_S = 0.3
 WITHIN = 0.05
 PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
@@ -49,15 +49,14 @@ def main() -> None:
     cpu = backend_of("cpu")
     if reason := cpu.missing():
         sys.exit(reason)
-    cold = COLD_FACTOR * devices.last_level_cache()
-    nbytes = max(NBYTES, cold)
+    clock = cpu.clock()
+    roof = ceilings.calibrate(cpu, clock, COLD_FACTOR * devices.last_level_cache(), kinds=("read",))["read"]
+    nbytes = roof.work * len(roof.lane.calls)
     tried = {kernel: [rate(command(kernel, nbytes)) for _ in range(5)] for kernel in KERNELS}
     medians = {kernel: statistics.median(rates) for kernel, rates in tried.items() if None not in rates}
     if not medians:
         sys.exit(f"likwid-bench gives no rate here; try: {' '.join(command(KERNELS[-1], nbytes))}")
     kernel = max(medians, key=medians.__getitem__)
-    clock = cpu.clock()
-    roof = ceilings.calibrate(cpu, clock, cold, kinds=("read",))["read"]
     ways = cpu.probe_variants("read", "f32")
     like = max((v for v in roof.variants if "prefetch" not in v.name), key=lambda variant: variant.rate).name
     buffers = [call.arrays for call in roof.lane.calls]
