@@ -31,7 +31,7 @@ from roofbench.rivals import RIVALS
 from roofbench.rows import RowSpec
 from roofbench.worker import Worker, WorkerError
 
-LOCK = Path("/tmp/roofbench.lock")  # noqa: S108 - one for all users of the machine
+LOCK = Path(os.environ.get("ROOFBENCH_LOCK", "/tmp/roofbench.lock"))  # noqa: S108 - one for all users of a machine
 SAVING = 0.05  # of a run at most is spent on writing its file
 SETUP_S = 120.0  # what a row may take beside its cap before it counts as hung
 LATE = 1.15  # of its budget a run may take; what is left then is left out

@@ -43,9 +43,10 @@ def show(run: Run, to: Console) -> None:
         mine = [row for row in run.rows if row.backend == backend]
         columns = [name for i, name in enumerate(_NUMBERS) if any(_numbers(row)[i] != "-" for row in mine)]
         to.print(Text(_heading(backend), style="bold"))
-        whole = table(mine, columns)
-        if to.measure(whole, options=to.options.update(width=1000)).maximum <= to.width:
-            to.print(whole)
+        tables = (table(mine, tuple(_NUMBERS), backend=True), table(mine, columns, backend=False))
+        fits = [one for one in tables if to.measure(one, options=to.options.update(width=1000)).maximum <= to.width]
+        if fits:
+            to.print(fits[0])
             continue
         groups = dict.fromkeys((row.op, _case(row)) for row in mine)
         for i, (op, case) in enumerate(groups):
@@ -63,16 +64,17 @@ def _heading(name: str) -> str:
     return next((backend.heading for backend in BACKENDS if backend.name == name), name)
 
 
-def table(rows: Sequence[Row], columns: Sequence[str]) -> Table:
+def table(rows: Sequence[Row], columns: Sequence[str], *, backend: bool) -> Table:
     """One line per row; a dash where a value is not known. No wider than its contents: see `show`."""
     out = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("op", "case", "format"):
+    for name in ("op", "case", "format", *(["backend"] if backend else [])):
         out.add_column(name, no_wrap=True)
     for name in columns:
         out.add_column(name, justify="right", no_wrap=True)
     out.add_column("status", no_wrap=True)
     for row in rows:
-        out.add_row(row.op, _case(row), row.format, *_some(row, columns), _status(row))
+        first = (row.op, _case(row), row.format, *([row.backend] if backend else []))
+        out.add_row(*first, *_some(row, columns), _status(row))
     return out
 
 
