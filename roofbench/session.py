@@ -205,13 +205,11 @@ class Session:
         kept = f", {len(self.kept)} of them kept" if self.kept else ""
         lines = [f"roofbench {metadata.version('roofbench')}, suite {self.suite.name}: {len(self.specs)} rows{kept}"]
         for found in self.found:
-            known = (
-                found.device.id
-                if found.device
-                else "not in the catalogue: no % of spec (`roofbench devices add` writes a stub)"
-            )
+            known = found.device.id if found.device else "not in the catalogue"
             units = f", {found.units} {'cores' if found.kind == 'cpu' else 'units'}" if found.units else ""
             lines.append(f"  {found.kind}: {found.name}{units}: {known}")
+        if not any(found.device for found in self.found):
+            lines.append("  so there is no % of spec; `roofbench devices add` writes a stub")
         if any(found.kind == "gpu" for found in self.found) and not any(b.accelerator for b in BACKENDS):
             lines.append("  This version has no kernels for the GPU: what follows are the CPU's cores.")
         threads, cores = self.run.environment["threads"], self.run.environment["cores"]

@@ -126,7 +126,7 @@ def busy(run: Run) -> str | None:
     share = run.telemetry["before"]["busy_share"]
     if share <= _BUSY:
         return None
-    return f"The machine is busy: other programs use {share:.0%} of its cores; results will be off."
+    return f"The machine is busy: others use {share:.0%} of its cores; results will be off."
 
 
 def machine(run: Run) -> list[str]:

@@ -186,7 +186,7 @@ class TestSession:
         quick.run.telemetry["before"]["busy_share"] = 0.52
         quick.run.environment |= {"cores": 2, "threads": 1}
         lines = quick.introduction()
-        assert "  The machine is busy: other programs use 52% of its cores; results will be off." in lines
+        assert "  The machine is busy: others use 52% of its cores; results will be off." in lines
         assert "  1 of 2 cores used (OMP_NUM_THREADS or affinity)" in lines
         quick.run.telemetry["before"]["busy_share"] = 0.02
         quick.run.environment["threads"] = 2

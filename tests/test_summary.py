@@ -159,7 +159,7 @@ def test_a_machine_without_probes_says_nothing():
 
 
 def test_a_busy_machine_is_told_again():
-    says = "The machine is busy: other programs use 52% of its cores; results will be off."
+    says = "The machine is busy: others use 52% of its cores; results will be off."
     assert says in shown([row()], load=0.52)
     assert "busy" not in shown([row()], load=0.05)
 
