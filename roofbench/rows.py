@@ -27,7 +27,7 @@ from roofbench.telemetry import Telemetry, available_memory
 from roofbench.timing import Clock
 
 COLD_FACTOR = 5  # last-level caches between two uses of a buffer
-RIVAL_SHARE = 0.25  # of the cap: a rival whose first launch is longer is timed once more, apart
+RIVAL_SHARE = 0.25  # of the cap: a rival whose launch is longer is not interleaved
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +136,11 @@ class Bench:
             raise Unsupported(claim)
         if claim.source:
             row.kernel_sha256 = sources.sha256(claim.source)
-        with_ = self.calibrate(spec.backend)
+        instruments = self.calibrate(spec.backend)
         if case.op == "probe":  # the variant that is the roof
-            if case.name not in with_.roofs:
+            if case.name not in instruments.roofs:
                 raise Unsupported("there is no such probe, or too little memory for it")
-            case = replace(case, dims={**case.dims, **with_.roofs[case.name].way})
+            case = replace(case, dims={**case.dims, **instruments.roofs[case.name].way})
             spec = replace(spec, case=case)
             row.dims = dict(case.dims)
         cold = self.cold_bytes(spec.backend) if spec.cache == "cold" else 0
@@ -150,7 +150,7 @@ class Bench:
             self._tried.add((case.op, case.format))
         problem = contract.problem(case, self.seed, cold)
         check_buffers(contract, case, problem, cold)
-        gate = Gate(backend, case, problem, claim, with_.clock, self.seed)
+        gate = Gate(backend, case, problem, claim, instruments.clock, self.seed)
         row.buffers = len(problem)
         before, row.first_launch_s = gate.check()
         rules = replace(rules, warmup_s=max(rules.warmup_s, backend.warmup_s))
@@ -164,13 +164,15 @@ class Bench:
         self._fill(row, spec, measured, apart)
 
     def _time(self, spec: RowSpec, gate: Gate, rules: Rules) -> tuple[Measurement, list[RowRival]]:
-        case, with_ = spec.case, self._instruments[spec.backend]
+        case, instruments = spec.case, self._instruments[spec.backend]
         kernel = Lane(case.op, gate.launches, gate.prepare, gate.verify, self.backend(spec.backend).floor())
         roof = self._bound(spec)[1]
-        memory = case.op == "probe" or (spec.cache == "warm" and op_of(case.op).traffic(case).bytes)
-        lane = roof.fresh() if roof and not memory else None
+        unbounded = case.op == "probe" or (spec.cache == "warm" and op_of(case.op).traffic(case).bytes)
+        lane = roof.fresh() if roof and not unbounded else None
         rivals, apart = self._rivals(spec, gate, rules)
-        measured = engine.measure(kernel, with_.clock, with_.telemetry, rules, lane, rivals, with_.floor_s)
+        measured = engine.measure(
+            kernel, instruments.clock, instruments.telemetry, rules, lane, rivals, instruments.floor_s
+        )
         return measured, apart
 
     def _bound(self, spec: RowSpec) -> tuple[str, Roof | None]:

@@ -14,10 +14,41 @@ import numpy as np
 
 from roofbench import numerics, sources
 from roofbench.backends import backend_of
+from roofbench.hazards import sizes as common
 from roofbench.op import TYPES, Case, dtype_of
 from roofbench.ops import OPS, probe
 
 CPU = backend_of("cpu")
+
+# Of each op, one at which a whole problem is quick to make.
+SMALL = {
+    "gemv": {"M": 3, "N": 70, "K": 256},
+    "gemv_moe": {"M": 2, "N": 20, "K": 128, "E": 8, "top_k": 2, "x_slots": 1},
+    "gemm": {"B": 2, "M": 9, "N": 70, "K": 256, "w_batch": 1},
+    "kv_append": {"num_tokens": 20, "num_heads": 2, "head_size": 32, "num_blocks": 12, "block_size": 8},
+    "kv_copy_blocks": {
+        "num_layers": 3,
+        "num_blocks": 10,
+        "block_size": 4,
+        "num_heads": 2,
+        "head_size": 16,
+        "num_pairs": 4,
+    },
+}
+SMALL["kv_gather"] = {**SMALL["kv_append"], "hnd": 1}
+
+
+def small(op, format):
+    return Case(op, format, "test", SMALL[op])
+
+
+def hazards(op, format):
+    """Sizes that every kernel meets, and more tokens than one pass of ours over w serves."""
+    yield from common(op, format)
+    if op == "gemv":
+        yield {"M": 17, "N": 3, "K": 64}
+    if op == "gemv_moe":
+        yield {"M": 17, "N": 1, "K": 192, "E": 5, "top_k": 2, "x_slots": 1}
 
 
 def limit(op, format, dims):

@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import CPU, every_format, worst
+from support import CPU, every_format, hazards, worst
 
 from roofbench import formats
 from roofbench.hazards import KINDS, expected, inputs
-from roofbench.hazards import sizes as hazards
 from roofbench.numerics import aligned, poison
 from roofbench.ops import OPS
 from roofbench.telemetry import available_memory

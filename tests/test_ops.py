@@ -3,10 +3,9 @@
 
 import numpy as np
 import pytest
-from support import CPU, every_format, limit
+from support import CPU, every_format, hazards, limit, small
 
 from roofbench.hazards import inputs
-from roofbench.hazards import sizes as hazards
 from roofbench.models import Layer, model_of, models
 from roofbench.numerics import Exact, guards_intact
 from roofbench.op import SUITES, TYPES, Case, Traffic, instances_for
@@ -16,26 +15,6 @@ from roofbench.ops.probe import KINDS, PEAKS, probes
 
 GEMV = {"M": 1, "N": 4096, "K": 4096}
 KV = {"num_tokens": 4096, "num_heads": 8, "head_size": 128, "num_blocks": 288, "block_size": 16}
-
-
-def small(op, format):
-    """A size at which a whole problem is quick to make."""
-    sizes = {
-        "gemv": {"M": 3, "N": 70, "K": 256},
-        "gemv_moe": {"M": 2, "N": 20, "K": 128, "E": 8, "top_k": 2, "x_slots": 1},
-        "gemm": {"B": 2, "M": 9, "N": 70, "K": 256, "w_batch": 1},
-        "kv_append": {"num_tokens": 20, "num_heads": 2, "head_size": 32, "num_blocks": 12, "block_size": 8},
-        "kv_copy_blocks": {
-            "num_layers": 3,
-            "num_blocks": 10,
-            "block_size": 4,
-            "num_heads": 2,
-            "head_size": 16,
-            "num_pairs": 4,
-        },
-    }
-    sizes["kv_gather"] = {**sizes["kv_append"], "hnd": 1}
-    return Case(op, format, "test", sizes[op])
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,10 @@ import sys
 
 import numpy as np
 import pytest
-from support import CPU, Remote, every_format, worst
+from support import CPU, Remote, every_format, hazards, worst
 
 from roofbench import sources
 from roofbench.hazards import KINDS, expected, inputs
-from roofbench.hazards import sizes as hazards
 from roofbench.numerics import aligned, poison
 from roofbench.ops import OPS, probe
 

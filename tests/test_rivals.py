@@ -6,13 +6,12 @@ import sys
 
 import numpy as np
 import pytest
-from support import every_format
+from support import every_format, hazards
 
 from roofbench import rivals, rows
 from roofbench.backends import backend_of
 from roofbench.engine import Rules
 from roofbench.hazards import inputs
-from roofbench.hazards import sizes as hazards
 from roofbench.numerics import to_f64
 from roofbench.op import Case
 from roofbench.ops import OPS

@@ -49,7 +49,7 @@ def test_every_prototype_is_defined_once_and_every_launcher_declared():
 @pytest.mark.parametrize(("op", "format"), every_format())
 def test_launchers_name_their_arguments_as_contracts_do(op, format):
     """Binding is by name: a pointer is an array of the contract, a number one of its sizes."""
-    from test_ops import small
+    from support import small
 
     dims = dict(small(op, format).dims)
     signature = OPS[op].signature(format, dims)

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import worst
+from support import SMALL, hazards, worst
 
 from roofbench import sources
 from roofbench.backends.cpu import Cpu
 from roofbench.engine import Rules
 from roofbench.hazards import KINDS, expected, inputs
-from roofbench.hazards import sizes as hazards
 from roofbench.op import Case
 from roofbench.rows import Bench, RowSpec
 from roofbench.worker import Worker
@@ -57,18 +56,11 @@ FILES = {
 }
 
 SIZES = {
+    **SMALL,
     "gemv": {"M": 2, "N": 250, "K": 256},
     "gemv_moe": {"M": 2, "N": 40, "K": 128, "E": 8, "top_k": 2, "x_slots": 1},
     "gemm": {"B": 3, "M": 9, "N": 70, "K": 256, "w_batch": 3},
     "kv_append": {"num_tokens": 200, "num_heads": 2, "head_size": 32, "num_blocks": 40, "block_size": 8},
-    "kv_copy_blocks": {
-        "num_layers": 3,
-        "num_blocks": 10,
-        "block_size": 4,
-        "num_heads": 2,
-        "head_size": 16,
-        "num_pairs": 4,
-    },
 }
 SIZES["kv_gather"] = {**SIZES["kv_append"], "hnd": 0}
 

@@ -22,7 +22,7 @@ SAMPLE_FLOPS = 1e9  # GEMMs above this are checked on some whole columns and a p
 SAMPLE_COLUMNS = 256
 WARM_PAIRS = 64  # of x and y, that share the weights of a warm row
 MOST_BLOCKS = 16  # of K: 65536 contents of one row of x
-WINDOWS = 1 << 16
+WINDOWS = 1 << 16  # contents of an x that is a window
 _PARTIALS_BYTES = 64 << 20
 _CHUNK = 1 << 20  # weights decoded at a time: 8 MB of float64, about a cache
 
@@ -91,8 +91,8 @@ class WindowInputs:
 
     def __init__(self, rng: np.random.Generator, shape: tuple[int, ...], types: Types) -> None:
         self.shape, self._x = shape, types.x
-        self._packed = types.x not in DTYPES or types.x == "fp8"
-        self._unit = (FORMATS[types.x].group or 1) if self._packed else 1
+        self._packed = FORMATS[types.x].scales is not None
+        self._unit = FORMATS[types.x].group or 1
         length = math.prod(shape) + WINDOWS * self._unit
         if not self._packed:
             self._pool: Arrays = {"x": data.normal(rng, (length,), DTYPES[types.x])}
