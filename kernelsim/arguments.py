@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: MIT
+"""Arrays and scalars for a kernel's parameters: checked against the types that the compiler saw."""
+
+import ctypes
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from kernelsim.errors import ArgumentError
+from kernelsim.launch import Bound, Options, check_overruns
+from kernelsim.memory import Guarded
+
+MAX_BUFFERS = 64  # of one kernel
+Array = np.ndarray[Any, Any]
+
+KINDS = ("", "float", "int", "uint", "bool", "bfloat", "struct")  # Kind of bind.hpp
+
+
+class _Description(ctypes.Structure):  # Description of bind.hpp
+    _fields_ = [
+        ("kind", ctypes.c_int),
+        ("bytes", ctypes.c_int),
+        ("components", ctypes.c_int),
+        ("pointer", ctypes.c_int),
+    ]
+
+
+@dataclass(frozen=True)
+class Described:
+    """A parameter that takes an array or a scalar.
+
+    Attributes:
+        index: its position among the kernel's arguments; MSL: n of [[buffer(n)]].
+        const: the kernel cannot write through it.
+        kind: float, int, uint, bool, bfloat, or struct for anything else, void and bytes included.
+        bytes: of one scalar of it, or of the struct.
+        components: scalars of one element, 4 for float4.
+        pointer: an array of elements; otherwise one, a reference or a value.
+        optional: need not be given.
+    """
+
+    name: str
+    index: int
+    const: bool
+    kind: str
+    bytes: int
+    components: int
+    pointer: bool
+    optional: bool = False
+
+    @property
+    def type(self) -> str:
+        if self.kind == "struct":
+            return "bytes" if self.bytes == 1 else f"struct of {self.bytes} bytes"
+        name = f"{self.kind}{8 * self.bytes}" if self.kind not in ("bool", "bfloat") else self.kind
+        return name if self.components == 1 else f"{name} x {self.components}"
+
+    def accepts(self, dtype: np.dtype[Any]) -> bool:
+        """Whether an array of dtype can be given: the same type, or unsigned integers that hold its bits."""
+        if self.kind == "struct" or dtype.kind == "V":
+            return True
+        if dtype.itemsize != self.bytes:
+            return False
+        bits = dtype.kind == "u" and self.kind in ("float", "bfloat")
+        named = {"float": "f", "int": "i", "uint": "u", "bool": "b"}.get(self.kind)
+        return bits or dtype.kind == named or (self.kind == "bfloat" and dtype.name == "bfloat16")
+
+    def scalar(self, value: Any) -> Array:
+        """A Python number as this type, or ArgumentError."""
+        types = {"float": f"f{self.bytes}", "int": f"i{self.bytes}", "uint": f"u{self.bytes}", "bool": "?"}
+        if self.kind not in types or self.components > 1 or not isinstance(value, (int, float, np.generic)):
+            raise ArgumentError(f"{self.name} (argument {self.index}) is a {self.type}, not {value!r}")
+        dtype = np.dtype(types[self.kind])
+        whole = not isinstance(value, (float, np.floating)) or float(value).is_integer()
+        if dtype.kind in "iu" and not (whole and np.iinfo(dtype).min <= int(value) <= np.iinfo(dtype).max):
+            raise ArgumentError(f"{self.name} (argument {self.index}) is a {self.type} and cannot hold {value!r}")
+        return np.array(int(value) if dtype.kind in "iu" else value, dtype)
+
+
+def describe(library: ctypes.CDLL, number: int) -> Iterator[tuple[str, int, int, bool]]:
+    """Kind, bytes, components and pointer of each parameter of the kernel of this number."""
+    function = library[f"ksim_parameters_{number}"]
+    function.restype = ctypes.POINTER(_Description)
+    table = function()
+    n = 0
+    while table[n].kind:
+        row = table[n]
+        yield KINDS[row.kind], row.bytes, row.components, bool(row.pointer)
+        n += 1
+
+
+@dataclass
+class Bindings:
+    """The arguments of one launch, in memory where the kernel finds them."""
+
+    addresses: dict[int, int] = field(default_factory=dict)
+    guarded: list[Bound] = field(default_factory=list)
+    kept: list[Any] = field(default_factory=list)
+    outputs: list[tuple[Array, Array]] = field(default_factory=list)  # the caller's, the kernel's
+    extents: dict[str, tuple[int, int]] = field(default_factory=dict)  # address and bytes of arrays, by name
+    kernel: str = ""
+
+    def pointers(self, count: int) -> ctypes.Array[ctypes.c_void_p]:
+        table = (ctypes.c_void_p * count)()
+        for index, address in self.addresses.items():
+            table[index] = address
+        return table
+
+    def finish(self, group_word: str = "threadgroup") -> None:
+        """Hands the results back; raises KernelFault if the kernel wrote behind an array."""
+        for theirs, ours in self.outputs:
+            theirs[...] = ours
+        check_overruns(self.kernel, self.guarded, group_word)
+
+
+@contextmanager
+def bind(
+    parameters: Sequence[Described], args: Mapping[str | int, Any] | Sequence[Any], kernel: str, guard: bool
+) -> Iterator[Bindings]:
+    """Checks args against parameters and places them.
+
+    Raises:
+        ArgumentError: one is missing, superfluous, of the wrong type, too small or not contiguous.
+    """
+    bindings = Bindings(kernel=kernel)
+    unused = np.zeros(4096, np.uint8)
+    for parameter, value in pair(parameters, args, kernel):
+        if value is None and parameter.optional:  # compilers for the device leave out reads whose results are not used
+            value = unused  # noqa: PLW2901
+        elif value is None:  # not bound: the kernel finds a null pointer
+            continue
+        label = f"{parameter.name} (argument {parameter.index})"
+        array = value if isinstance(value, np.ndarray) else _number(parameter, value)
+        if value is not unused:
+            _check(parameter, array, label, kernel)
+        if isinstance(value, np.ndarray) and not parameter.const and not array.flags.writeable:
+            raise ArgumentError(f"{kernel}: {label} can be written by the kernel, but the array is read-only")
+        if not guard:
+            bindings.kept.append(array)
+            bindings.addresses[parameter.index] = array.ctypes.data
+            if parameter.pointer:
+                bindings.extents[parameter.name] = (array.ctypes.data, array.nbytes)
+            continue
+        memory = Guarded(array.nbytes)
+        if parameter.pointer:
+            bindings.extents[parameter.name] = (memory.address, array.nbytes)
+        copy = memory.array(array.shape, array.dtype)
+        copy[...] = array
+        if parameter.const:
+            memory.write_protect()
+        elif isinstance(value, np.ndarray):
+            bindings.outputs.append((array, copy))
+        bindings.kept.append(memory)
+        bindings.addresses[parameter.index] = memory.address
+        bindings.guarded.append(Bound(label, memory, parameter.const))
+    yield bindings
+
+
+def _number(parameter: Described, value: Any) -> Array:
+    if parameter.pointer or parameter.components > 1 or isinstance(value, (list, tuple)):
+        if isinstance(value, (str, dict)):
+            raise ArgumentError(f"{parameter.name} (argument {parameter.index}) takes an array, not {value!r}")
+        array = np.asarray(value)
+        if array.ndim and parameter.const:  # values to be read may be a list
+            types = {"float": f"f{parameter.bytes}", "int": f"i{parameter.bytes}", "uint": f"u{parameter.bytes}"}
+            return array.astype(types.get(parameter.kind, array.dtype))
+        if parameter.pointer:
+            raise ArgumentError(f"{parameter.name} (argument {parameter.index}) takes an array, not {value!r}")
+    return parameter.scalar(value)
+
+
+def _check(parameter: Described, array: Array, label: str, kernel: str) -> None:
+    if not array.flags.c_contiguous:
+        raise ArgumentError(f"{kernel}: {label} is not C-contiguous")
+    if not parameter.accepts(array.dtype):
+        raise ArgumentError(f"{kernel}: {label} is an array of {parameter.type}, not {array.dtype}")
+    element = parameter.bytes * parameter.components
+    if not parameter.pointer and array.nbytes < element:
+        raise ArgumentError(f"{kernel}: {label} needs {element} bytes, the array has {array.nbytes}")
+
+
+def pair(
+    parameters: Sequence[Described], args: Mapping[str | int, Any] | Sequence[Any], kernel: str
+) -> list[tuple[Described, Any]]:
+    """Each parameter with its value.
+
+    Raises:
+        ArgumentError: a value is missing, or there is one that no parameter takes.
+    """
+    takes = ", ".join(f"{p.name} ({p.index})" for p in parameters) or "nothing"
+    if not isinstance(args, Mapping):
+        if len(args) != len(parameters):
+            raise ArgumentError(f"{kernel} takes {len(parameters)} arguments, not {len(args)}: {takes}")
+        return list(zip(sorted(parameters, key=lambda p: p.index), args, strict=True))
+    keys = {key: p for p in parameters for key in (p.name, p.index)}
+    given: dict[int, Any] = {}
+    for key, value in args.items():
+        if key not in keys:
+            raise ArgumentError(f"{kernel} has no argument {key!r}; it takes {takes}")
+        if keys[key].index in given:
+            raise ArgumentError(f"{kernel}: argument {key!r} is given twice")
+        given[keys[key].index] = value
+    for p in parameters:
+        if p.index not in given and not p.optional:
+            raise ArgumentError(f"{kernel}: argument {p.name!r} ({p.index}) is missing; it takes {takes}")
+    return [(p, given.get(p.index)) for p in parameters]
+
+
+def known_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by name.
+
+    Raises:
+        ArgumentError: one is unknown.
+    """
+    names = {f.name for f in dataclasses.fields(Options)}
+    for name in options:
+        if name not in names:
+            raise ArgumentError(f"there is no option {name!r}; there are {', '.join(sorted(names))}")
+    return dict(options)

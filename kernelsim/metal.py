@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: MIT
+"""Runs .metal files: `load(path).kernel(name)(args, grid=, threadgroup=)`.
+
+>>> import numpy as np
+>>> source = '''
+... #include <metal_stdlib>
+... kernel void twice(device float* y, uint i [[thread_position_in_grid]]) { y[i] *= 2; }
+... '''
+>>> y = np.arange(4, dtype=np.float32)
+>>> load(source=source).kernel("twice")([y], grid=4, threadgroup=4)
+>>> y
+array([0., 2., 4., 6.], dtype=float32)
+"""
+
+import ctypes
+import functools
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kernelsim import arguments, checks, msl, toolchain
+from kernelsim.arguments import Described
+from kernelsim.audit import Compulsory, launched
+from kernelsim.audit import build as build_audited
+from kernelsim.errors import ArgumentError
+from kernelsim.launch import SLOTS, Grid, Options, run, three
+from kernelsim.lint import Finding, lint
+from kernelsim.traffic import Audit
+
+VERSION = 320  # __METAL_VERSION__: MSL 3.2
+THREADGROUP_MEMORY = 32768  # bytes a threadgroup may have, on every Apple GPU since A11 (Metal feature set tables)
+WHOLE = 8  # a file of no more kernels is compiled as a whole, a larger one as its kernels are asked for
+_STUBS = (
+    "metal_stdlib metal_simdgroup metal_simdgroup_matrix metal_atomic metal_math metal_integer metal_common "
+    "metal_compute metal_geometric metal_relational metal_array metal_pack metal_limits metal_types metal_type_traits "
+    "metal_uniform metal_logging metal_matrix metal_quadgroup metal_texture metal_config metal_assert simd/simd.h"
+)
+FLAGS = (
+    "-fdeclspec",  # swizzles are properties
+    "-fsigned-char",  # as in MSL, on AArch64 too
+    "-fno-strict-aliasing",  # kernels read weights through pointers of other types
+    "-fno-exceptions",
+    "-fno-finite-loops",  # a loop that never ends is not taken out
+    "-ffp-contract=on",  # a * b + c within an expression is fused, as Apple's compiler does
+    *("-Xclang", "-ffloat16-excess-precision=none"),  # half arithmetic is rounded after every operation
+    *("-Xclang", "-cl-single-precision-constant"),  # MSL has no double: 1.0 is a float
+    "-fsanitize=integer-divide-by-zero,bounds",
+    "-fstrict-flex-arrays=3",  # an array that ends a struct has the size it says
+    "-fno-sanitize-recover=all",
+    "-gline-tables-only",
+)
+
+
+def load(
+    path: str | Path | None = None,
+    *,
+    source: str | None = None,
+    include: Sequence[str | Path] = (),
+    defines: Sequence[str] = (),
+    version: int = VERSION,
+    kernels: Iterable[str] | None = None,
+) -> "Library":
+    """Reads a .metal file, or source text, and finds its kernels.
+
+    Args:
+        path: the file.
+        source: the text, instead of a file.
+        include: folders for #include.
+        defines: macros, as NAME or NAME=value.
+        version: __METAL_VERSION__, e.g. 310 for MSL 3.1.
+        kernels: names to be compiled together; default: all of a file of up to 8, one by one of a larger.
+
+    Raises:
+        SourceError: it cannot be parsed. ToolchainError: no clang++. ArgumentError: neither path nor source.
+    """
+    if (path is None) == (source is None):
+        raise ArgumentError("load() takes either path or source")
+    if source is not None:
+        path = toolchain.keep(source, ".metal")
+    file = Path(path or "")
+    if not file.is_file():
+        raise ArgumentError(f"path: there is no file {file}")
+    compiler = toolchain.find()
+    preprocessed = _preprocess(compiler, file, include, defines, version)
+    return Library(file, preprocessed, compiler, kernels)
+
+
+def _preprocess(
+    compiler: toolchain.Toolchain, file: Path, include: Sequence[str | Path], defines: Sequence[str], version: int
+) -> str:
+    macros = ("__METAL__=1", f"__METAL_VERSION__={version}", "__METAL_MACOS__=1", *defines)
+    header = toolchain.RUNTIME / "metal" / "macros.hpp"
+    stubs = toolchain.stubs("metal", dict.fromkeys(_STUBS.split(), f'#include "{header}"\n'))
+    return compiler.preprocess(file, stubs=stubs, include=include, defines=macros)
+
+
+class Library:
+    """The kernels of one file."""
+
+    def __init__(
+        self, path: Path, preprocessed: str, compiler: toolchain.Toolchain, together: Iterable[str] | None
+    ) -> None:
+        self.path = path
+        self.preprocessed = preprocessed
+        self.source = msl.rewrite(preprocessed)
+        self._compiler = compiler
+        self._together = tuple(together or ())
+        for name in self._together:
+            self._entry(name)
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The names of all kernels, [[host_name]]s where they have them."""
+        return tuple(self.source.entries)
+
+    def kernel(self, name: str, constants: Mapping[str | int, float] | None = None) -> "Kernel":
+        """The kernel of this name, compiled, with function constants by index or name.
+
+        Raises:
+            ArgumentError: there is no such kernel or constant. SourceError: it does not compile.
+        """
+        entry = self._entry(name)
+        return Kernel(self, entry, self._compiled(name), self._constants(constants or {}))
+
+    def check(self, kernels: Iterable[str] | None = None) -> list[Finding]:
+        """What Apple's compiler would refuse, in all kernels or these: lint(), address_spaces() and recursion.
+
+        Raises:
+            SourceError: it does not compile at all.
+        """
+        names = tuple(kernels or self.kernels)
+        unit = generate(self.source, [self._entry(name) for name in names])
+        return [*self.lint(), *self.address_spaces(names), *checks.recursion(unit, FLAGS)]
+
+    def lint(self) -> list[Finding]:
+        """Lambdas, double, pointers without an address space and other things that clang takes and MSL does not."""
+        return lint(self.preprocessed, str(toolchain.RUNTIME))
+
+    def address_spaces(self, kernels: Iterable[str] | None = None) -> list[Finding]:
+        """Pointers and types that are mixed up, by a pass as OpenCL C++."""
+        return checks.address_spaces(self.preprocessed, kernels)
+
+    def _entry(self, name: str) -> msl.Entry:
+        if name not in self.source.entries:
+            known = ", ".join(list(self.kernels)[:20]) or "none"
+            raise ArgumentError(f"{self.path.name} has no kernel {name!r}; it has {known}")
+        return self.source.entries[name]
+
+    def _constants(self, given: Mapping[str | int, float]) -> dict[int, float]:
+        by_name = {name: index for index, name in self.source.constants.items()}
+        indices = {}
+        for key, value in given.items():
+            index = by_name.get(key) if isinstance(key, str) else key
+            if index not in self.source.constants:
+                raise ArgumentError(f"{self.path.name} has no function constant {key!r}; it has {by_name}")
+            indices[index] = float(value)
+        return indices
+
+    def _compiled(self, name: str) -> "Compiled":
+        names = self.kernels if len(self.kernels) <= WHOLE else (name,)
+        if name in self._together:
+            names = self._together
+        return self._compile(names)
+
+    @functools.cache  # noqa: B019 - a library lives as long as its kernels
+    def _compile(self, names: tuple[str, ...], *, audited: bool = False) -> "Compiled":
+        entries = [self.source.entries[name] for name in names]
+        text = generate(self.source, entries)
+        compile_ = functools.partial(build_audited, self._compiler) if audited else self._compiler.compile
+        return Compiled(compile_(text, FLAGS, suffix=".so", objects=[self._compiler.engine()]), names)
+
+
+class Compiled:
+    """A shared library with entries for some kernels of a file."""
+
+    def __init__(self, path: Path, names: tuple[str, ...]) -> None:
+        self.path = path
+        self.names = names
+        self.library = ctypes.CDLL(str(path))
+        self.lock = threading.Lock()  # of its function constants
+        self.library.ksim_set_constant.argtypes = [ctypes.c_int, ctypes.c_double]
+
+    def entry(self, name: str) -> str:
+        return f"ksim_entry_{self.names.index(name)}"
+
+    def set_constants(self, constants: Mapping[int, float]) -> None:
+        self.library.ksim_reset_constants()
+        for index, value in constants.items():
+            self.library.ksim_set_constant(index, value)
+        self.library.ksim_derive_constants()
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A compiled kernel; call it to run it."""
+
+    library: Library
+    entry: msl.Entry
+    compiled: Compiled
+    constants: dict[int, float]
+    around: Callable[[arguments.Bindings], AbstractContextManager[object]] = nullcontext  # a launch: the audit's
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    @functools.cached_property
+    def parameters(self) -> list[Described]:
+        """Its buffers: name, index, type and constness."""
+        described = arguments.describe(self.compiled.library, self.compiled.names.index(self.name))
+        return [
+            Described(p.name, p.index, p.const, *kind, optional=p.optional)
+            for p, kind in zip(self.entry.parameters, described, strict=True)
+            if p.kind == "buffer"
+        ]
+
+    def __call__(
+        self,
+        args: Mapping[str | int, Any] | Sequence[Any],
+        *,
+        grid: int | Sequence[int] | None = None,
+        threadgroups: int | Sequence[int] | None = None,
+        threadgroup: int | Sequence[int],
+        threadgroup_memory: int | Mapping[int, int] | Sequence[int] = (),
+        **options: Any,
+    ) -> None:
+        """Runs the kernel; arrays that it writes hold the results.
+
+        Args:
+            args: arrays and scalars in the order of [[buffer(n)]], or by index or name. Arrays are C-contiguous and
+                of the parameter's element type, unsigned integers of its size, or, for structs and bytes, anything;
+                None is a buffer that is not bound.
+            grid: threads in x, y, z, as dispatchThreads has it: the last threadgroups may be smaller.
+            threadgroups: threadgroups in x, y, z instead, as dispatchThreadgroups has it.
+            threadgroup: threads of a threadgroup in x, y, z.
+            threadgroup_memory: bytes of [[threadgroup(n)]], by n or in order.
+            options: see Options.
+
+        Raises:
+            ArgumentError: an argument is missing, superfluous or of the wrong type; the message names it.
+            KernelFault: the kernel did what it must not do. TimeLimitExceeded: it ran too long.
+        """
+        launched = self._grid(grid, threadgroups, threadgroup)
+        chosen = Options(**arguments.known_options(options))
+        with arguments.bind(self.parameters, args, self.name, chosen.guard) as bound:
+            with self.compiled.lock, self.around(bound):
+                self.compiled.set_constants(self.constants)
+                run(
+                    self.compiled.library,
+                    self.compiled.path,
+                    entry=self.compiled.entry(self.name),
+                    kernel=self.name,
+                    pointers=bound.pointers(arguments.MAX_BUFFERS),
+                    grid=launched,
+                    dynamic=self._dynamic(threadgroup_memory),
+                    shared_limit=THREADGROUP_MEMORY,
+                    options=chosen,
+                    bound=bound.guarded,
+                )
+            bound.finish()
+
+    def check(self, args: Mapping[str | int, Any] | Sequence[Any], **launch: Any) -> None:
+        """Runs the kernel in three schedules, which must give the same bits, then leaves the results in args.
+
+        Raises:
+            ScheduleError: they differ, and so would a GPU's from run to run. Otherwise what a call raises.
+        """
+        checks.schedules(self, args, launch)
+
+    def audit(
+        self,
+        args: Mapping[str | int, Any] | Sequence[Any],
+        *,
+        compulsory: Compulsory | None = None,
+        **launch: Any,
+    ) -> Audit:
+        """Runs the kernel once and counts what it asks of memory; arrays that it writes hold the results.
+
+        Args:
+            args: as for a call.
+            compulsory: bytes that must be moved, by argument name; "all": each array as a whole.
+            launch: as for a call.
+        """
+        compiled = self.library._compile(self.compiled.names, audited=True)  # noqa: SLF001 - of this module
+        return launched(
+            lambda around: replace(self, compiled=compiled, around=around)(args, **launch),
+            compiled.library,
+            compiled.path,
+            compulsory,
+            banks=False,
+        )
+
+    def _grid(self, grid: Any, threadgroups: Any, threadgroup: Any) -> Grid:
+        if (grid is None) == (threadgroups is None):
+            raise ArgumentError("give either grid, in threads, or threadgroups")
+        group = three(threadgroup, "threadgroup")
+        size = group[0] * group[1] * group[2]
+        if self.entry.max_threads and size > self.entry.max_threads:
+            raise ArgumentError(
+                f"threadgroup has {size} threads; {self.name} says [[max_total_threads_per_threadgroup"
+                f"({self.entry.max_threads})]]"
+            )
+        if grid is None:
+            return Grid(three(threadgroups, "threadgroups"), group)
+        threads = three(grid, "grid")
+        x, y, z = (-(-all_ // one) for all_, one in zip(threads, group, strict=True))
+        return Grid((x, y, z), group, threads)
+
+    def _dynamic(self, given: int | Mapping[int, int] | Sequence[int]) -> list[int]:
+        sizes = (
+            dict(given) if isinstance(given, Mapping) else dict(enumerate([given] if isinstance(given, int) else given))
+        )
+        slots = {p.index: p.name for p in self.entry.parameters if p.kind == "threadgroup"}
+        for index in slots.keys() ^ sizes.keys():
+            what = f"needs bytes for [[threadgroup({index})]]" if index in slots else f"has no [[threadgroup({index})]]"
+            raise ArgumentError(f"threadgroup_memory: {self.name} {what}")
+        return [int(sizes.get(index, 0)) for index in range(SLOTS)]
+
+
+def generate(source: msl.Source, entries: Sequence[msl.Entry]) -> str:
+    """The translation unit: the standard library, the rewritten source, an entry for each kernel."""
+    lines = [f"#define KSIM_SWIZZLES {msl.swizzles(source.body)}", '#include "metal/metal.hpp"', source.body]
+    lines.append('# 1 "kernelsim entries"')
+    for number, entry in enumerate(entries):
+        lines.append(_entry(number, entry))
+    lines.append('extern "C" {')
+    names = source.constants
+    cases = " ".join(f"case {i}: ksim::assign({n}, value); ksim_defined_{n} = true; break;" for i, n in names.items())
+    resets = " ".join(f"{n} = {{}}; ksim_defined_{n} = false;" for n in names.values())
+    derived = " ".join(f"{name} = {expression};" for name, expression in source.derived)
+    lines.append(f"void ksim_set_constant(int index, double value) {{ switch (index) {{ {cases} default:; }} }}")
+    lines.append(f"void ksim_reset_constants() {{ {resets} }}")
+    lines.append(f"void ksim_derive_constants() {{ {derived} }}")
+    lines.append("}")
+    return "\n".join(lines)
+
+
+def _entry(number: int, entry: msl.Entry) -> str:
+    call, described = [], []
+    for n, parameter in enumerate(entry.parameters):
+        kind = f"S::arg<{n}>"
+        if parameter.kind == "buffer":
+            call.append(f"ksim::buffer<{kind}>(a, {parameter.index})")
+        elif parameter.kind == "threadgroup":
+            call.append(f"ksim::threadgroup<{kind}>({parameter.index})")
+        else:
+            call.append(f"ksim::builtin<{kind}>(ksim::{parameter.kind})")
+        described.append(f"ksim::describe<{kind}>()")
+    signature = f"using S = ksim::signature<decltype({entry.expression})>;"
+    return (
+        f'extern "C" void ksim_entry_{number}(void* a) {{ {signature} {entry.expression}({", ".join(call)}); }}\n'
+        f'extern "C" const ksim::Description* ksim_parameters_{number}() {{ {signature} '
+        f"static const ksim::Description all[] = {{{', '.join([*described, '{}'])}}}; return all; }}"
+    )

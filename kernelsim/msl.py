@@ -1,0 +1,438 @@
+# SPDX-License-Identifier: MIT
+"""Makes C++ of preprocessed Metal Shading Language.
+
+What MSL has and C++ has not is taken out on the level of tokens: address spaces, attributes, `kernel`, instantiations
+with [[host_name]], function constants, threadgroup variables. Types are left to the compiler.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+from kernelsim.errors import SourceError
+from kernelsim.tokens import (
+    Token,
+    Tokens,
+    closing,
+    declaration_start,
+    declared_name,
+    following,
+    in_brackets,
+    is_attribute,
+    line_ends,
+    opening,
+    place,
+    preceding,
+    solid,
+    split,
+    statement_end,
+    text,
+    tokenize,
+    without_templates,
+    word,
+)
+
+BUILTINS = (
+    *("thread_position_in_grid", "thread_position_in_threadgroup", "threadgroup_position_in_grid"),
+    *("threads_per_threadgroup", "threadgroups_per_grid", "threads_per_grid", "grid_origin", "grid_size"),
+    *("thread_index_in_threadgroup", "thread_index_in_simdgroup", "thread_index_in_quadgroup"),
+    *("simdgroup_index_in_threadgroup", "quadgroup_index_in_threadgroup", "threads_per_simdgroup"),
+    *("simdgroups_per_threadgroup", "quadgroups_per_threadgroup", "thread_execution_width"),
+    *("dispatch_threads_per_threadgroup", "dispatch_simdgroups_per_threadgroup"),
+    "dispatch_quadgroups_per_threadgroup",
+)
+_SPACES = ("device", "constant", "thread", "threadgroup", "ray_data", "object_data", "threadgroup_imageblock")
+_SWIZZLE = re.compile(r"\.\s*([xyzw]{2,4}|[rgba]{1,4})\b(?!\s*\()")
+_TYPES = ("struct", "class", "union")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """Of a kernel: `kind` is buffer, threadgroup or the name of a builtin such as thread_position_in_grid.
+
+    A buffer is optional when a function constant says whether it is there.
+    """
+
+    kind: str
+    index: int
+    name: str
+    const: bool
+    optional: bool
+
+
+@dataclass
+class Entry:
+    """A kernel that can be launched under `name`: the C++ `expression` names the function."""
+
+    name: str
+    expression: str
+    function: str
+    parameters: list[Parameter] = field(default_factory=list)
+    max_threads: int | None = None
+
+
+@dataclass
+class Source:
+    """C++ and what a launcher must know of it."""
+
+    body: str = ""
+    entries: dict[str, Entry] = field(default_factory=dict)
+    constants: dict[int, str] = field(default_factory=dict)  # function constants: index -> name
+    derived: list[tuple[str, str]] = field(default_factory=list)  # name, expression over function constants
+
+
+def swizzles(body: str) -> str:
+    """The swizzles that occur in the source, as macros that define each as a property of vectors."""
+    found = sorted(set(_SWIZZLE.findall(body)))
+    letters = "xyzwrgba"
+    return " ".join(
+        f"KSIM_SWIZZLE{len(name)}({name}, {', '.join(str(letters.index(c) % 4) for c in name)})" for name in found
+    )
+
+
+@dataclass
+class _Scope:
+    number: int
+    declares: bool  # a namespace or class: what stands in it are declarations, not statements
+    name: str = ""
+
+
+def rewrite(preprocessed: str, *, keep_spaces: bool = False) -> Source:
+    """C++ for execution; with keep_spaces, C++ for OpenCL, in which address spaces are checked.
+
+    Raises:
+        SourceError: it cannot be understood, with file and line.
+    """
+    return _Rewriter(tokenize(preprocessed), keep_spaces).run()
+
+
+class _Rewriter:
+    def __init__(self, tokens: Tokens, keep_spaces: bool) -> None:
+        self.tokens = tokens
+        self.keep = keep_spaces
+        self.out: Tokens = []
+        self.source = Source()
+        self.definitions: dict[str, tuple[list[Parameter], int | None]] = {}
+        self.scopes = [_Scope(0, declares=True)]
+        self.scope_count = 0
+        self.seen: set[tuple[int, str]] = set()
+        self.shared_count = 0
+        self.variable: set[str] = set()  # names of function constants, and of what is derived from them
+        names = dict.fromkeys(_SPACES, "")
+        names["constant"] = "const"
+        opencl = {"device": "__global", "constant": "__constant", "threadgroup": "__local", "thread": "__private"}
+        self.keywords = {**names, **opencl} if keep_spaces else names
+
+    def run(self) -> Source:
+        i = 0
+        while i < len(self.tokens):
+            i = self.step(i)
+        for entry in self.source.entries.values():
+            if entry.function not in self.definitions:
+                raise SourceError(f"[[host_name]] {entry.name!r} instantiates {entry.function}, which is no kernel")
+            entry.parameters, entry.max_threads = self.definitions[entry.function]
+        self.source.body = "".join(now for _, now in self.out)
+        return self.source
+
+    def step(self, i: int) -> int:
+        """Writes what becomes of the token at i, and returns where to go on."""
+        kind, now = self.tokens[i]
+        if kind == "line":
+            self.out.append(_line(now))
+            return i + 1
+        if kind == "op" and now == "{":
+            return self.open_scope(i)
+        if kind == "op" and now == "}" and len(self.scopes) > 1:
+            self.scopes.pop()
+        elif kind == "op" and is_attribute(self.tokens, i):
+            return self.attribute(i)
+        elif kind == "name" and now == "template" and is_attribute(self.tokens, following(self.tokens, i)):
+            return self.instantiation(i)
+        elif kind == "name" and now == "kernel":
+            return self.kernel(i, i + 1)
+        elif kind == "name" and now == "is_function_constant_defined":
+            end = closing(self.tokens, following(self.tokens, i))
+            self.out.append(("name", "true" if self.keep else "ksim_defined_" + solid(self.tokens[i:end])[-1][1]))
+            return end + 1
+        elif kind == "name" and now in self.keywords:
+            return self.address_space(i)
+        self.out.append((kind, now))
+        return i + 1
+
+    # ---- Scopes
+
+    def open_scope(self, i: int) -> int:
+        start = declaration_start(self.out)
+        head = solid(self.out[start:])
+        plain = without_templates(head)
+        words = {now for _, now in plain}
+        declares = self.scopes[-1].declares
+        is_type = declares and bool(words & {*_TYPES, "enum"}) and "(" not in words
+        is_space = declares and bool(words & {"namespace", "extern"}) and "(" not in words
+        is_function = declares and "(" in words
+        specialised = is_type and "<" in words
+        if (is_function or specialised) and not self.keep and self.repeated(head):
+            end = closing(self.tokens, i)
+            after = following(self.tokens, end)
+            end = after if word(self.tokens, after) == ";" else end
+            lines = line_ends(self.out[start:] + self.tokens[i:end])
+            del self.out[start:]
+            self.out.append(lines)
+            return end + 1
+        name = next((now for kind, now in reversed(plain) if kind == "name"), "") if is_space else ""
+        self.scope_count += 1
+        self.scopes.append(_Scope(self.scope_count, is_type or is_space, "" if name == "namespace" else name))
+        self.out.append(self.tokens[i])
+        return i + 1
+
+    def repeated(self, head: Tokens) -> bool:
+        """Whether a function or specialisation with this head stands here already: it was for another address space."""
+        key = (self.scopes[-1].number, "".join(now.strip() + " " for _, now in head if now.strip()))
+        found = key in self.seen
+        self.seen.add(key)
+        return found
+
+    def qualified(self, name: str) -> str:
+        return "::".join([*(scope.name for scope in self.scopes if scope.name), name])
+
+    # ---- Attributes, kernels, instantiations
+
+    def attribute(self, i: int) -> int:
+        end = closing(self.tokens, i)
+        words = [now for kind, now in self.tokens[i:end] if kind == "name"]
+        if words[:1] == ["kernel"]:
+            return self.kernel(i, end + 1)
+        self.out.append(line_ends(self.tokens[i:end]))
+        return end + 1
+
+    def kernel(self, start: int, i: int) -> int:
+        """A kernel function: `kernel void f(...)`, `[[kernel]] void f(...)`, attributes between and before them."""
+        behind = i
+        max_threads = _max_threads(self.tokens[start:i])
+        host_name = _string(self.attributes_before(start), "host_name")
+        while word(self.tokens, following(self.tokens, behind - 1)) == "[":
+            behind = following(self.tokens, behind - 1)
+            end = closing(self.tokens, behind)
+            max_threads = max_threads or _max_threads(self.tokens[behind:end])
+            host_name = host_name or _string(self.tokens[behind:end], "host_name")
+            behind = end + 1
+        result = following(self.tokens, behind - 1)
+        name = following(self.tokens, result)
+        parameters = following(self.tokens, name)
+        if word(self.tokens, result) != "void" or word(self.tokens, parameters) != "(":
+            self.out.append(line_ends(self.tokens[start:i]))
+            return i
+        end = closing(self.tokens, parameters)
+        max_threads = max_threads or _max_threads(self.attributes_before(start))
+        function = self.qualified(self.tokens[name][1])
+        self.definitions.setdefault(function, (_parameters(self.tokens, parameters + 1, end), max_threads))
+        is_template = without_templates(solid(self.out[declaration_start(self.out) :])) == []
+        is_template &= word(self.out, preceding(self.out, len(self.out))) == ">"
+        if not is_template:
+            entry = host_name or function
+            self.source.entries[entry] = Entry(entry, function, function)
+            if not self.keep:
+                self.out.append(("name", "static "))
+        self.out.append(line_ends(self.tokens[start:behind]))
+        return behind
+
+    def attributes_before(self, i: int) -> Tokens:
+        """The attributes right before i."""
+        first = i
+        while True:
+            last = preceding(self.tokens, first)
+            if word(self.tokens, last) != "]" or word(self.tokens, last - 1) != "]":
+                return self.tokens[first:i]
+            first = opening(self.tokens, last)
+
+    def instantiation(self, i: int) -> int:
+        """`template [[host_name("n")]] [[kernel]] void f<A>(...);` is taken out: the launcher names what it needs."""
+        end = statement_end(self.tokens, i)
+        rest = following(self.tokens, i)
+        host_name = ""
+        while is_attribute(self.tokens, rest):
+            behind = closing(self.tokens, rest)
+            host_name = host_name or _string(self.tokens[rest:behind], "host_name")
+            rest = following(self.tokens, behind)
+        declared = solid(self.tokens[rest:end])
+        if declared and declared[-1][1] == ")":  # the form with parameters
+            declared = declared[: opening(declared, len(declared) - 1)]
+        name = (
+            opening(declared, len(declared) - 1) - 1 if word(declared, len(declared) - 1) == ">" else len(declared) - 1
+        )
+        first = name
+        while word(declared, first - 1) == "::":
+            first -= 2
+        if not host_name or name < 0 or declared[name][0] != "name":
+            raise SourceError(f"{place(self.tokens, i)}: an instantiation needs [[host_name]] and a kernel's name")
+        function = self.qualified("".join(now for _, now in declared[first : name + 1]))
+        arguments = " ".join(now for _, now in declared[name + 1 :])
+        self.source.entries[host_name] = Entry(host_name, f"{function}{arguments}", function)
+        self.out.append(line_ends(self.tokens[i:end]))
+        return end + 1
+
+    # ---- Address spaces
+
+    def address_space(self, i: int) -> int:
+        now = self.tokens[i][1]
+        after = following(self.tokens, i)
+        before = preceding(self.out, len(self.out))
+        if word(self.out, before) == ")" or (
+            word(self.out, before) == "const" and word(self.tokens, after) in ("{", ":", ";")
+        ):  # the space of a method's object
+            self.out += [("name", self.keywords[now] + " ")] if self.keep else []
+            return i + 1
+        if now == "threadgroup" and word(self.tokens, after) != "(" and self.is_variable(i):
+            return self.shared_variable(i)
+        if now == "constant" and self.scopes[-1].declares and not in_brackets(self.out):
+            end = self.constant(i)
+            if end:
+                return end
+        self.out.append(("name", self.keywords[now] + " "))
+        return i + 1
+
+    def is_variable(self, i: int) -> bool:
+        """Whether `threadgroup` at i begins the declaration of variables: no pointer, no reference, no parameter."""
+        angles = 0
+        j = i + 1
+        while j < len(self.tokens):
+            kind, now = self.tokens[j]
+            if kind == "op":
+                if now in "([":
+                    j = closing(self.tokens, j)
+                elif angles <= 0 and now in "*&)={,":
+                    return now == ","
+                elif now == ";":
+                    return True
+                angles += (now == "<") - (now == ">")
+            j += 1
+        return False
+
+    def shared_variable(self, i: int) -> int:
+        """`threadgroup T a[N], b;` -> a struct of them in the shared memory of the running threadgroup."""
+        end = statement_end(self.tokens, i)
+        declaration = [t for t in self.tokens[i + 1 : end] if t[1] not in _SPACES]
+        names = [declared_name(part) for part in split(declaration)]
+        self.shared_count += 1
+        struct = f"ksim_shared_{self.shared_count}"
+        references = "; ".join(f"auto& {name} = ksim::shared<{struct}>().{name}" for name in names)
+        body = "".join(now for _, now in declaration).strip()
+        self.out += [("name", f"struct {struct} {{ {body}; }}; {references}"), ("op", ";")]
+        return end + 1
+
+    def constant(self, i: int) -> int:
+        """A function constant, or one derived from it, becomes a variable that a launch sets. 0 if it is neither."""
+        end = statement_end(self.tokens, i)
+        declaration = self.tokens[i + 1 : end]
+        if any(now == "(" for _, now in _before_equals(declaration)) and not _has(declaration, "function_constant"):
+            return 0
+        name = declared_name(declaration)
+        if _has(declaration, "function_constant"):
+            plain, number = _without_attribute(declaration)
+            name = declared_name(plain)
+            self.source.constants[number] = name
+            defined = f"static bool ksim_defined_{name} = false; "
+        else:
+            value = declaration[len(_before_equals(declaration)) + 1 :]
+            if not any(t[0] == "name" and t[1].removeprefix("ksim_defined_") in self.variable for t in value):
+                return 0
+            plain, defined = _before_equals(declaration), ""
+            expression = re.sub(r"is_function_constant_defined\s*\(\s*(\w+)\s*\)", r"ksim_defined_\1", text(value))
+            self.source.derived.append((self.qualified(name), " ".join(expression.split())))
+        self.variable.add(name)
+        while self.out and word(self.out, preceding(self.out, len(self.out))) in ("static", "const", "constexpr"):
+            del self.out[preceding(self.out, len(self.out)) :]
+        kept = [t for t in plain if t[1] not in ("const", "constexpr", "static", *_SPACES)]
+        variable = f"{defined}static {text(kept).strip()}{{}}"
+        if self.keep:
+            variable = f"__constant {text(kept).strip()} = {{}}"
+        self.out += [("name", variable), ("op", ";"), line_ends(self.tokens[i:end])]
+        return end + 1
+
+
+def _line(marker: str) -> Token:
+    """A line marker without its flags, which say that a file is a system header; pragmas are not for us."""
+    kept = re.match(r'\s*# \d+ "[^"]*"', marker)
+    return ("line", kept[0] + "\n") if kept else ("space", "\n")
+
+
+def _before_equals(tokens: Tokens) -> Tokens:
+    at = next((n for n, (kind, now) in enumerate(tokens) if kind == "op" and now in "={"), len(tokens))
+    return tokens[:at]
+
+
+def _has(tokens: Tokens, name: str) -> bool:
+    return any(now == name for _, now in tokens)
+
+
+def _without_attribute(declaration: Tokens) -> tuple[Tokens, int]:
+    """The declaration of a function constant without its attribute, and its index."""
+    start = next(n for n in range(len(declaration)) if is_attribute(declaration, n))
+    end = closing(declaration, start)
+    return declaration[:start] + declaration[end + 1 :], _index(declaration[start:end], "function_constant")
+
+
+def _index(attribute: Tokens, name: str) -> int:
+    """n of name(n), where n is an expression of literal numbers."""
+    words = solid(attribute)
+    at = next(n for n, (_, now) in enumerate(words) if now == name) + 1
+    expression = text(words[at + 1 : closing(words, at)])
+    value = re.sub(r"(?<=[0-9a-fA-F])[uUlL]+\b", "", expression)
+    if not re.fullmatch(r"[\s\da-fA-FxX()+*<-]+", value):
+        raise SourceError(f"[[{name}({expression})]]: the index is not an expression of numbers")
+    try:
+        return int(eval(value, {"__builtins__": {}}))  # noqa: S307 - numbers, brackets, + - * << alone
+    except (SyntaxError, NameError, TypeError) as error:
+        raise SourceError(f"[[{name}({expression})]]: the index is not an expression of numbers") from error
+
+
+def _string(attribute: Tokens, name: str) -> str:
+    """The string of name("string"), "" if there is none; literals side by side are one."""
+    words = solid(attribute)
+    at = next((n for n, (_, now) in enumerate(words) if now == name), None)
+    if at is None:
+        return ""
+    literals = words[at + 2 : closing(words, at + 1)]
+    return "".join(now[1:-1] for kind, now in literals if kind == "string")
+
+
+def _max_threads(attributes: Tokens) -> int | None:
+    """n of max_total_threads_per_threadgroup(n), where it does not depend on a template's parameters."""
+    name = "max_total_threads_per_threadgroup"
+    try:
+        return _index(attributes, name) if _has(attributes, name) else None
+    except SourceError:
+        return None
+
+
+def _parameters(tokens: Tokens, first: int, end: int) -> list[Parameter]:
+    found: list[Parameter] = []
+    free = {"buffer": 0, "threadgroup": 0}
+    for part in split(tokens[first:end]):
+        kind, index, declaration = "", -1, Tokens()
+        i = 0
+        while i < len(part):
+            if is_attribute(part, i):
+                behind = closing(part, i)
+                attribute = part[i:behind]
+                for name in ("buffer", "threadgroup"):
+                    if _has(attribute, name):
+                        kind, index = name, _index(attribute, name)
+                kind = next((now for _, now in attribute if now in BUILTINS), kind)
+                i = behind + 1
+            else:
+                declaration.append(part[i])
+                i += 1
+        words = [now for _, now in solid(declaration)]
+        if words in ([], ["void"]):
+            continue
+        if not kind and ("*" in words or "&" in words):
+            kind = "threadgroup" if "threadgroup" in words else "buffer"
+        if not kind:
+            raise SourceError(f"{place(tokens, first)}: a kernel's parameter has no attribute: {text(part).strip()}")
+        if kind in free:
+            index = free[kind] if index < 0 else index
+            free[kind] = index + 1
+        name = declared_name(declaration)
+        const = "const" in words or "constant" in words
+        found.append(Parameter(kind, index, name, const, optional=_has(part, "function_constant")))
+    return found

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: MIT
+// Threadgroups and launches: memory, workers, the order of threadgroups, the time limit.
+#include "running.hpp"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <numeric>
+#include <thread>
+#include <vector>
+
+namespace ksim {
+
+namespace {
+
+size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+
+// Memory that nobody has touched costs nothing, so it is reserved generously.
+unsigned char *reserve(size_t bytes) {
+  void *p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return p == MAP_FAILED ? nullptr : static_cast<unsigned char *>(p);
+}
+
+} // namespace
+
+// ---- Threadgroups
+
+// Reserves what a threadgroup of so many threads needs. A process may have only so many mappings: stacks are
+// guarded when they are used first.
+bool Running::prepare(int threads) {
+  const size_t guard = page();
+  if (!stacks) {
+    fibres = new Fibre[kMaxThreads]();
+    warps = new Warp[kMaxThreads / kLanes]();
+    stacks = reserve(kMaxThreads * kStackBytes);
+    signal_stack = reserve(64 << 10);
+    window = reserve(kStaticBytes + guard + kSlots * (kSlotBytes + guard));
+    if (!stacks || !signal_stack || !window) return false;
+    static_end = window + kStaticBytes;
+    mprotect(static_end, guard, PROT_NONE);
+    for (int i = 0; i < kSlots; i++) {
+      slot_ends[i] = static_end + guard + i * (kSlotBytes + guard) + kSlotBytes;
+      mprotect(slot_ends[i], guard, PROT_NONE);
+    }
+  }
+  for (; guarded < threads; guarded++)
+    if (mprotect(stacks + size_t(guarded) * kStackBytes, guard, PROT_NONE)) return false;
+  return true;
+}
+
+void Running::poison() {
+  shared = static_end - round_up(launch->shared->bytes, kBank);
+  memset(shared, kPoison, size_t(static_end - shared));
+  for (int i = 0; i < kSlots; i++) {
+    const uint32_t bytes = launch->dynamic_bytes[i];
+    dynamic[i] = slot_ends[i] - round_up(bytes, kBank);
+    if (bytes) memset(dynamic[i], kPoison, size_t(slot_ends[i] - dynamic[i]));
+  }
+}
+
+// Whether something was written between the end of shared memory and the unmapped page behind it.
+bool Running::overrun() const {
+  for (int i = 0; i < kSlots; i++)
+    for (unsigned char *p = dynamic[i] + launch->dynamic_bytes[i]; launch->dynamic_bytes[i] && p < slot_ends[i];
+         p++)
+      if (*p != kPoison) return true;
+  return false;
+}
+
+// How far below its end a fibre begins to use its stack. Stacks lie at a distance that is a power of two:
+// without this the frames of all lanes would share a few sets of the caches, and push each other out.
+static size_t colour(int fibre) { return 64 + size_t(fibre) * 576 % (32 << 10); }
+
+bool Running::run(Dim at) {
+  const Launch &l = *launch;
+  const auto rest = [](uint32_t p, uint32_t group, uint32_t all) {
+    return all && all - p * group < group ? all - p * group : group;
+  };
+  group_position = at;
+  group_size = {rest(at.x, l.group.x, l.threads.x), rest(at.y, l.group.y, l.threads.y),
+                rest(at.z, l.group.z, l.threads.z)};
+  threads = live = int(group_size.x * group_size.y * group_size.z);
+  warp_count = (threads + kLanes - 1) / kLanes;
+  memset(at_barrier, 0, sizeof at_barrier);
+  memset(arrived, 0, sizeof arrived);
+  memset(counted, 0, sizeof counted);
+  poison();
+  for (int i = 0; i < warp_count; i++) {
+    const int lanes = threads - i * kLanes;
+    warps[i].live = warps[i].runnable = lanes >= kLanes ? ~0u : (1u << lanes) - 1;
+    warps[i].waiting = 0;
+  }
+  for (int i = 0; i < threads; i++) {
+    Fibre &f = fibres[i];
+    const uint32_t n = uint32_t(i);
+    f.position = {n % group_size.x, n / group_size.x % group_size.y, n / (group_size.x * group_size.y)};
+    f.index = n;
+    f.lane = uint16_t(i % kLanes);
+    f.warp = uint16_t(i / kLanes);
+    f.state = kRunnable;
+    f.sp = first_frame(stacks + size_t(i + 1) * kStackBytes - colour(i), start);
+  }
+  const int warp = l.schedule == kForward   ? 0
+                   : l.schedule == kReverse ? warp_count - 1
+                                            : int(shuffle(random) % uint32_t(warp_count));
+  const int lane = pick(warps[warp].runnable);
+  warps[warp].runnable &= ~(1u << lane);
+  current = &fibres[warp * kLanes + lane];
+  in_fibres = true;
+  switch_stack(&main_sp, current->sp);
+  in_fibres = false;
+  if (*failed) return false;
+  for (int i = 0; on_converged && i < warp_count; i++) on_converged(*this, i);
+  if (overrun()) {
+    current = &fibres[0];
+    fail(kMemory, {nullptr, 0}, "writes past the end of its dynamic %s memory",
+         l.cuda ? "shared" : "threadgroup");
+  }
+  return true;
+}
+
+namespace {
+
+// ---- Launches
+
+std::mutex
+    launching; // a library runs one grid at a time: its function constants and shared variables are global
+std::mutex cancel_mutex;
+std::condition_variable cancel_changed;
+bool cancel_requested = false;
+std::vector<Running *> idle;
+
+struct Progress {
+  std::atomic<uint64_t> next{0};
+  std::atomic<bool> failed{false};
+  std::atomic<bool> cancelled{false};
+  uint64_t total = 0, step = 1;
+  int working = 0;
+};
+
+void work(Running &w, Progress &progress) {
+  worker = &w;
+  stack_t mine = {}, before = {};
+  mine.ss_sp = w.signal_stack;
+  mine.ss_size = 64 << 10;
+  sigaltstack(&mine, &before);
+  const Launch &l = *w.launch;
+  if (const int how = sigsetjmp(w.fallback, 1)) {
+    if (how == kSignalled) report_signal(w, progress.cancelled);
+    progress.failed = true;
+  } else {
+    while (!progress.failed) {
+      const uint64_t i = progress.next++;
+      if (i >= progress.total) break;
+      const uint64_t n = l.schedule == kForward   ? i
+                         : l.schedule == kReverse ? progress.total - 1 - i
+                                                  : i * progress.step % progress.total;
+      const uint64_t x = l.groups.x, y = l.groups.y;
+      if (!w.run({uint32_t(n % x), uint32_t(n / x % y), uint32_t(n / (x * y))})) break;
+    }
+  }
+  w.in_fibres = false;
+  sigaltstack(&before, nullptr);
+  worker = nullptr;
+  const std::lock_guard<std::mutex> lock(cancel_mutex);
+  progress.working--;
+  cancel_changed.notify_all();
+}
+
+int resources(const Launch &l, Fault &fault) {
+  uint64_t used = 0;
+  for (SharedVariable *v = l.shared->first; v; v = v->next) used += v->used ? v->size : 0;
+  const uint64_t fixed = used;
+  for (uint32_t bytes : l.dynamic_bytes) used += bytes;
+  if (!l.shared_limit || used <= l.shared_limit) return 0;
+  snprintf(fault.message, sizeof fault.message,
+           "needs %llu bytes of %s memory (%llu static, %llu dynamic); the device has %u",
+           (unsigned long long)used, l.cuda ? "shared" : "threadgroup", (unsigned long long)fixed,
+           (unsigned long long)(used - fixed), l.shared_limit);
+  return fault.kind = kResources;
+}
+
+int refuse(Fault &fault, FaultKind kind, const char *message) {
+  snprintf(fault.message, sizeof fault.message, "%s", message);
+  return fault.kind = kind;
+}
+
+} // namespace
+
+int launch(const Launch &l, Fault &fault) {
+  fault = {};
+  const uint64_t size = uint64_t(l.group.x) * l.group.y * l.group.z;
+  Progress progress;
+  progress.total = uint64_t(l.groups.x) * l.groups.y * l.groups.z;
+  const char *unit = l.cuda ? "block" : "threadgroup";
+  char text[128];
+  snprintf(text, sizeof text, "a %s has 1 to %d threads, not %llu", unit, kMaxThreads,
+           (unsigned long long)size);
+  if (!size || size > kMaxThreads) return refuse(fault, kArgument, text);
+  if (!progress.total) return refuse(fault, kArgument, "the grid is empty");
+  if (round_up(l.shared->bytes, kBank) > kStaticBytes)
+    return refuse(fault, kResources, "more static shared memory than kernelsim has");
+  for (uint32_t bytes : l.dynamic_bytes)
+    if (bytes > kSlotBytes) return refuse(fault, kResources, "more dynamic shared memory than kernelsim has");
+  const std::lock_guard<std::mutex> one_at_a_time(launching);
+  install_handlers();
+  for (SharedVariable *v = l.shared->first; v; v = v->next) v->used = false;
+  // For the random schedule: threadgroup i * step, step coprime to their number, visits each once.
+  uint32_t state = l.seed * 2654435761u | 1;
+  progress.step = shuffle(state) % progress.total;
+  while (std::gcd(progress.step, progress.total) != 1) progress.step++;
+  const int workers = l.workers < 1                          ? 1
+                      : uint64_t(l.workers) > progress.total ? int(progress.total)
+                                                             : l.workers;
+  std::vector<Running *> crew;
+  for (int i = 0; i < workers; i++) {
+    if (idle.empty()) idle.push_back(new Running);
+    Running *w = idle.back();
+    if (!w->prepare(int(size))) return refuse(fault, kResources, "out of memory");
+    idle.pop_back();
+    w->launch = &l;
+    w->fault = &fault;
+    w->failed = &progress.failed;
+    w->random = shuffle(state) | 1;
+    crew.push_back(w);
+  }
+  std::vector<std::thread> threads;
+  progress.working = workers;
+  {
+    const std::lock_guard<std::mutex> lock(cancel_mutex);
+    cancel_requested = false;
+  }
+  for (Running *w : crew) threads.emplace_back([w, &progress] { work(*w, progress); });
+  {
+    std::unique_lock<std::mutex> lock(cancel_mutex);
+    const auto done = [&] { return progress.working == 0; };
+    const auto stopped = [&] { return done() || cancel_requested; };
+    if (l.seconds > 0)
+      cancel_changed.wait_for(lock, std::chrono::duration<double>(l.seconds), stopped);
+    else
+      cancel_changed.wait(lock, stopped);
+    progress.cancelled = cancel_requested;
+    while (!done()) { // a worker that is between two threadgroups sees `failed`
+      progress.failed = true;
+      for (std::thread &t : threads) pthread_kill(t.native_handle(), kStopSignal);
+      cancel_changed.wait_for(lock, std::chrono::milliseconds(10), done);
+    }
+  }
+  for (std::thread &t : threads) t.join();
+  idle.insert(idle.end(), crew.begin(), crew.end());
+  if (fault.kind) return fault.kind;
+  if (progress.failed) return refuse(fault, progress.cancelled ? kCancelled : kTimeout, "stopped");
+  return resources(l, fault);
+}
+
+} // namespace ksim
+
+using namespace ksim;
+
+extern "C" {
+
+int ksim_launch(const Launch *l, Fault *fault) { return launch(*l, *fault); }
+
+void ksim_cancel() {
+  const std::lock_guard<std::mutex> lock(cancel_mutex);
+  cancel_requested = true;
+  cancel_changed.notify_all();
+}
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: MIT
+// Executes a grid of GPU threads on CPU threads.
+//
+// Every GPU thread is a fibre with a stack of its own. A worker, one thread of the operating system, runs one
+// threadgroup (CUDA: block) at a time: a fibre runs until it must wait, at a barrier or at an operation that
+// the lanes of its simdgroup (CUDA: warp) do together, and the schedule says which fibre goes on. What the
+// lanes do together is computed once, by the last lane that arrives, from the arguments of all.
+//
+// This header is all that the languages (metal/, cuda/) need; nothing here knows which of them it runs.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+namespace ksim {
+
+constexpr int kLanes = 32;        // of a simdgroup or warp
+constexpr int kMaxThreads = 1024; // of a threadgroup or block
+constexpr int kSlots = 31;        // dynamic threadgroup arrays; CUDA has one
+constexpr int kBarriers = 16;     // bar.sync 0 to 15
+
+#define KSIM_INLINE \
+  inline __attribute__((always_inline, nodebug)) // faults inside are reported at the caller's line
+
+struct Dim {
+  uint32_t x, y, z;
+};
+
+// A line of the kernel's source: `Where where = here()` as the last parameter is the line of the call.
+struct Where {
+  const char *file;
+  int line;
+};
+KSIM_INLINE constexpr Where here(const char *file = __builtin_FILE(), int line = __builtin_LINE()) {
+  return {file, line};
+}
+
+enum Participants : uint8_t {
+  kAllLive,   // every lane that has not returned: others missing is divergence
+  kMasked,    // those of Call::mask that have not returned
+  kConverged, // those that are here together, as simd_ballot and __activemask have it
+};
+struct Call {
+  const char *name; // as the source calls it
+  Where where;
+  Participants participants = kAllLive;
+  uint32_t mask = ~0u;
+};
+
+// What the lanes that take part bring to an operation that they do together.
+struct Lanes {
+  uint32_t active;        // the lanes that take part
+  const Call *call;       // what one of them asked for, for messages
+  const void *in[kLanes]; // the argument of each
+  void *out[kLanes];      // where each wants its result
+  template <class T> KSIM_INLINE bool has(T lane) const {
+    return lane >= 0 && lane < kLanes && (active >> lane & 1);
+  }
+  template <class T> KSIM_INLINE const T &arg(int lane) const { return *static_cast<const T *>(in[lane]); }
+  template <class T> KSIM_INLINE T &result(int lane) const { return *static_cast<T *>(out[lane]); }
+};
+using Together = void (*)(Lanes &);
+
+enum State : uint8_t {
+  kRunnable,
+  kTogether,
+  kAtBarrier,
+  kReturned
+};
+
+struct alignas(64) Fibre {
+  void *sp;         // of its stack, while it does not run
+  const Call *call; // what it waits for; lies on its stack
+  Together together;
+  Dim position;   // in the threadgroup
+  uint32_t index; // the same, linear
+  uint16_t lane, warp;
+  State state;
+  int barrier; // that it waits at
+};
+
+struct Warp {
+  uint32_t live, runnable; // sets of lanes
+  uint32_t waiting;        // for an operation done together
+  uint32_t joined;         // those of them that wait for what `first` waits for
+  const Fibre *first;
+  Lanes lanes;
+};
+
+// How many of a threadgroup's threads must come to a barrier, and what happens when they do not.
+enum Convergence : int {
+  kEvery,    // every thread, at the same line, as the languages' specifications have it
+  kLive,     // every thread that has not returned, as GPUs have it
+  kHardware, // divergent lanes wait apart and come together later, as GPUs do
+};
+enum Schedule : int {
+  kForward,
+  kReverse,
+  kRandom
+};
+
+struct Worker;
+struct SharedVariables;
+
+// The layout of Launch and Fault is mirrored in launch.py.
+struct Launch {
+  void (*entry)(void *args);
+  void *args;
+  const char *kernel;
+  SharedVariables *shared; // of the kernel's library
+  Dim groups, group;       // threadgroups of the grid, threads of a threadgroup
+  Dim threads;             // of the grid where the last threadgroups are smaller, else 0
+  uint32_t dynamic_bytes[kSlots];
+  uint32_t shared_limit; // bytes of shared memory, static and dynamic; 0 = no limit
+  Schedule schedule;
+  uint32_t seed;
+  Convergence convergence;
+  int workers;
+  double seconds; // time limit; 0 = none
+  int cuda;       // which language's words messages use
+};
+
+enum FaultKind : int {
+  kNoFault,
+  kMemory,
+  kDivision,
+  kDivergence,
+  kTrap,
+  kTimeout,
+  kCancelled,
+  kResources,
+  kArgument,
+  kUndefined
+};
+struct Fault {
+  FaultKind kind;
+  int line; // 0 where unknown
+  Dim group, thread;
+  uint64_t address, pc; // pc: offset in the library
+  int write;            // 1 write, 0 read, -1 unknown
+  char file[256], message[512];
+};
+
+#if defined(__linux__)
+extern constinit thread_local Worker *worker __attribute__((tls_model("initial-exec")));
+#else
+extern constinit thread_local Worker *worker;
+#endif
+
+struct Worker {
+  Fibre *current;
+  unsigned char *window; // shared memory: addresses in it are offsets from here
+  unsigned char *shared; // the static variables
+  unsigned char *dynamic[kSlots];
+  Dim group_position, group_size;
+  int threads, warp_count;
+  const Launch *launch;
+  Fibre *fibres;
+  Warp *warps;
+};
+KSIM_INLINE Fibre &self() { return *worker->current; }
+
+// Lanes meet here; `fn` sees the arguments of all and writes the results of all.
+void together(Together fn, const void *in, void *out, const Call &call);
+// Waits until `expected` threads (0: all) have come to barrier `id`; arrive() counts as one and does not wait.
+void barrier(const Call &call, int id = 0, int expected = 0);
+void arrive(const Call &call, int id, int expected);
+// Ends the launch with a fault of this thread.
+[[noreturn]] void fail(FaultKind kind, Where where, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+// Runs the whole grid; 0, or the kind of the fault.
+int launch(const Launch &launch, Fault &fault);
+
+// A threadgroup variable: S is a struct of the declaration's variables. They lie one after another in the
+// shared memory of the worker, NaN-poisoned before every threadgroup, and count towards a kernel's use when it
+// touches them.
+struct SharedVariable {
+  uint32_t offset, size;
+  bool used = false;
+  SharedVariable *next;
+  SharedVariable(size_t size, size_t align);
+};
+struct SharedVariables { // of a library of kernels
+  SharedVariable *first = nullptr;
+  size_t bytes = 0;
+};
+inline constinit SharedVariables library_variables __attribute__((visibility("hidden")));
+inline __attribute__((visibility("hidden"))) SharedVariable::SharedVariable(size_t size, size_t align)
+    : size(uint32_t(size)), next(library_variables.first) {
+  if (align < 16) align = 16;
+  offset = uint32_t((library_variables.bytes + align - 1) / align * align);
+  library_variables = {this, offset + size};
+}
+extern "C" inline __attribute__((used)) SharedVariables *ksim_shared_variables() { return &library_variables; }
+template <class S>
+inline SharedVariable shared_variable __attribute__((visibility("hidden"))){sizeof(S), alignof(S)};
+template <class S> KSIM_INLINE S &shared() {
+  SharedVariable &v = shared_variable<S>;
+  if (!v.used) v.used = true;
+  return *reinterpret_cast<S *>(worker->shared + v.offset);
+}
+
+// Copies that the traffic audit must see as one access: those of vector types, and of instructions that move
+// memory.
+#ifdef KSIM_AUDIT
+void audit_copy(void *to, const void *from, size_t bytes);
+void audit_read(const void *from, size_t bytes);
+void audit_write(const void *to, size_t bytes);
+KSIM_INLINE void copy(void *to, const void *from, size_t bytes) { audit_copy(to, from, bytes); }
+#else
+KSIM_INLINE void audit_read(const void *, size_t) {}
+KSIM_INLINE void audit_write(const void *, size_t) {}
+KSIM_INLINE void copy(void *to, const void *from, size_t bytes) { __builtin_memcpy(to, from, bytes); }
+#endif
+
+} // namespace ksim

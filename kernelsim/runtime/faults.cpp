@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: MIT
+// What becomes of faults: signals, the checks that the compiler puts in, and failures that the engine finds.
+#include "running.hpp"
+
+#include <dlfcn.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ucontext.h>
+
+#include <mutex>
+
+namespace ksim {
+
+namespace {
+
+std::mutex fault_mutex;
+
+void report(Running &w, FaultKind kind, Where where, const char *message) {
+  const std::lock_guard<std::mutex> lock(fault_mutex);
+  *w.failed = true;
+  Fault &f = *w.fault;
+  if (f.kind) return; // the first one counts
+  f.kind = kind;
+  f.line = where.line;
+  f.group = w.group_position;
+  f.thread = w.current ? w.current->position : Dim{0, 0, 0};
+  f.address = f.pc = 0;
+  f.write = -1;
+  snprintf(f.file, sizeof f.file, "%s", where.file ? where.file : "");
+  snprintf(f.message, sizeof f.message, "%s", message);
+}
+
+struct sigaction previous[NSIG];
+
+void on_signal(int signal, siginfo_t *info, void *context) {
+  Running *w = static_cast<Running *>(worker);
+  if (signal == kStopSignal && !(w && w->in_fibres)) return;
+  thread_local bool chained = false;
+  if (!w || !w->in_fibres) { // not ours: whoever was there before us
+    struct sigaction &old = previous[signal];
+    if (!chained && (old.sa_flags & SA_SIGINFO) && old.sa_sigaction) {
+      chained = true;
+      old.sa_sigaction(signal, info, context);
+      chained = false;
+    } else {
+      ::signal(signal, old.sa_handler == SIG_IGN ? SIG_DFL : old.sa_handler);
+    }
+    return;
+  }
+  w->in_fibres = false;
+  w->signal = signal;
+  w->address = uint64_t(info->si_addr);
+  w->write = -1;
+  const auto *uc = static_cast<ucontext_t *>(context);
+#if defined(__linux__) && defined(__x86_64__)
+  w->pc = uint64_t(uc->uc_mcontext.gregs[REG_RIP]);
+  if (signal == SIGSEGV) w->write = uc->uc_mcontext.gregs[REG_ERR] >> 1 & 1;
+  w->misaligned = signal == SIGSEGV && info->si_code == SI_KERNEL; // no page, so no address, is to blame
+#elif defined(__linux__)
+  w->pc = uc->uc_mcontext.pc;
+#elif defined(__aarch64__)
+  w->pc = __darwin_arm_thread_state64_get_pc(uc->uc_mcontext->__ss);
+#else
+  w->pc = uc->uc_mcontext->__ss.__rip;
+#endif
+  siglongjmp(w->fallback, kSignalled);
+}
+
+} // namespace
+
+void install_handlers() {
+  for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, kStopSignal}) {
+    struct sigaction now = {}, ours = {};
+    sigaction(signal, nullptr, &now);
+    ours.sa_sigaction = on_signal;
+    if (now.sa_sigaction == on_signal) continue;
+    ours.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+    if (!previous[signal].sa_sigaction) previous[signal] = now;
+    sigaction(signal, &ours, nullptr);
+  }
+}
+
+void report_signal(Running &w, bool cancelled) {
+  Dl_info library = {};
+  const bool known = dladdr(reinterpret_cast<void *>(w.pc), &library) && library.dli_fbase;
+  const uint64_t pc = known ? w.pc - uint64_t(library.dli_fbase) : 0;
+  char text[160];
+  FaultKind kind = kMemory;
+  if (w.signal == kStopSignal) {
+    kind = cancelled ? kCancelled : kTimeout;
+    snprintf(text, sizeof text,
+             cancelled ? "cancelled" : "runs longer than the time limit of %g s: an endless loop?",
+             w.launch->seconds);
+  } else if (w.signal == SIGFPE) {
+    kind = kDivision;
+    snprintf(text, sizeof text, "integer division by zero");
+  } else if (w.signal == SIGILL || w.signal == SIGTRAP) {
+    kind = kTrap;
+    snprintf(text, sizeof text, "a trap: an assertion, or code that cannot be reached");
+  } else {
+    const unsigned char *stack = w.stacks + size_t(w.current - w.fibres) * kStackBytes;
+    const bool overflow = w.address - uint64_t(stack) < page();
+    if (w.misaligned)
+      snprintf(text, sizeof text, "misaligned address of a vector, or one that no memory has");
+    else
+      snprintf(text, sizeof text,
+               overflow ? "stack overflow: endless recursion?" : "%s unmapped memory at %#llx",
+               w.write < 0 ? "accesses"
+               : w.write   ? "writes"
+                           : "reads",
+               (unsigned long long)w.address);
+  }
+  const std::lock_guard<std::mutex> lock(fault_mutex);
+  if (w.fault->kind) return;
+  *w.fault = {kind, 0, w.group_position, w.current->position, w.address, pc, w.write, "", ""};
+  snprintf(w.fault->message, sizeof w.fault->message, "%s", text);
+}
+
+void fail(FaultKind kind, Where where, const char *format, ...) {
+  char message[480];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(message, sizeof message, format, args);
+  va_end(args);
+  if (!worker) { // host code of a CUDA file
+    fprintf(stderr, "%s:%d: %s\n", where.file, where.line, message);
+    __builtin_trap();
+  }
+  Running &w = running();
+  w.in_fibres = false; // a stop signal must not jump away while the lock of report() is held
+  report(w, kind, where, message);
+  siglongjmp(w.fallback, kFailed);
+}
+
+} // namespace ksim
+
+using namespace ksim;
+
+extern "C" {
+
+// What the compiler passes to the handlers of -fsanitize: the place, then what the check is about.
+struct Place {
+  const char *file;
+  uint32_t line, column;
+};
+
+void __ubsan_handle_divrem_overflow_abort(Place *at, uintptr_t, uintptr_t divisor) {
+  fail(kDivision, {at->file, int(at->line)},
+       divisor ? "integer division overflows" : "integer division by zero");
+}
+void __ubsan_handle_out_of_bounds_abort(Place *at, uintptr_t index) {
+  fail(kMemory, {at->file, int(at->line)}, "index %lld is outside of its array", (long long)index);
+}
+struct Mismatch {
+  Place at;
+  const void *type;
+  unsigned char log_align, kind;
+};
+void __ubsan_handle_type_mismatch_v1_abort(Mismatch *m, uintptr_t address) {
+  fail(kMemory, {m->at.file, int(m->at.line)}, "misaligned address %#llx: %d bytes of alignment are needed",
+       (unsigned long long)address, 1 << m->log_align);
+}
+}

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: MIT
+"""The fibre engine by itself: kernels in plain C++, without a language's rewriting."""
+
+import ctypes
+import time
+
+import numpy as np
+import pytest
+
+from kernelsim import ArgumentError, KernelFault, TimeLimitExceeded, toolchain
+from kernelsim.launch import SCHEDULES, Grid, Options, run
+
+SOURCE = r"""
+#include "engine.hpp"
+using namespace ksim;
+static int* data(void* a) { return *static_cast<int**>(a); }
+static uint32_t thread() { return self().index; }
+static void sum_all(Lanes& lanes) {
+  int total = 0;
+  for (int i = 0; i < kLanes; i++) if (lanes.has(i)) total += lanes.arg<int>(i);
+  for (int i = 0; i < kLanes; i++) if (lanes.has(i)) lanes.result<int>(i) = total;
+}
+static int sum(int v, Participants who = kAllLive, uint32_t mask = ~0u, Where where = here()) {
+  int out;
+  together(sum_all, &v, &out, {"sum", where, who, mask});
+  return out;
+}
+static void wait(Where where = here()) { barrier({"wait", where}); }
+struct Board { int cell[64]; };
+
+extern "C" {
+void index(void* a) {
+  Worker& w = *worker;
+  data(a)[(w.group_position.x * w.launch->group.x) + thread()] = int(1000 * w.group_position.x + self().position.x);
+}
+void reverse_by_shared(void* a) {
+  Board& b = shared<Board>();
+  b.cell[thread()] = int(thread());
+  wait();
+  data(a)[thread()] = b.cell[63 - thread()];
+}
+void race(void* a) {
+  Board& b = shared<Board>();
+  b.cell[thread()] = int(thread());
+  data(a)[thread()] = b.cell[63 - thread()];
+}
+void sums(void* a) { data(a)[thread()] = sum(int(thread())); }
+void sum_of_half(void* a) { if (self().lane < 16) data(a)[thread()] = sum(1); else data(a)[thread()] = 0; }
+void sum_and_wait(void*) { if (self().lane < 16) wait(); else sum(1); }
+void sum_of_masked_half(void* a) {
+  if (self().lane < 16) data(a)[thread()] = sum(1, kMasked, 0xffff);
+  else data(a)[thread()] = sum(2, kMasked, 0xffff0000);
+}
+void sum_of_those_here(void* a) { if (self().lane % 3 == 0) data(a)[thread()] = sum(1, kConverged); }
+void mask_never_comes(void*) { if (self().lane < 8) sum(1, kMasked, 0xffff); else wait(); }
+void not_in_mask(void*) { sum(1, kMasked, 1); }
+void returned_are_left_out(void* a) {
+  if (thread() >= 40) return;
+  wait();
+  data(a)[thread()] = sum(1);
+}
+void divergent_barrier(void*) { if (thread() < 8) wait(); sum(1); }
+void two_barriers(void*) {
+  if (thread() < 32)
+    wait();
+  else
+    wait();
+}
+void named_barriers(void* a) {  // two halves that wait for themselves alone
+  Board& b = shared<Board>();
+  const uint32_t half = thread() / 32;
+  b.cell[thread()] = int(thread());
+  barrier({"bar.sync", here()}, 1 + int(half), 32);
+  data(a)[thread()] = b.cell[half * 32 + 31 - thread() % 32];
+}
+void past_the_board(void*) {
+  Board& b = shared<Board>();
+  b.cell[64 + thread()] = 1;
+}
+void past_dynamic(void*) { volatile unsigned char* p = worker->dynamic[0]; p[100] = 0; }
+void poisoned(void* a) {
+  int& cell = shared<Board>().cell[thread()];
+  data(a)[thread()] = cell;
+  cell = 5;
+}
+void wild(void* a) { data(a)[1 << 28] = 1; }
+void null(void*) { volatile int* volatile p = nullptr; (void)*p; }
+void divide(void* a) { data(a)[0] = 1 / data(a)[1]; }
+void endless(void*) { for (volatile int i = 0;; i++) {} }
+void endless_together(void*) { for (;;) sum(1); }
+static int deep(volatile int n) { volatile char page[4096]; page[0] = 1; return n < 0 ? 0 : deep(n + 1) + page[0]; }
+void recursive(void* a) { data(a)[0] = deep(0); }
+void trap(void*) { __builtin_trap(); }
+}
+"""
+FLAGS = (
+    "-fsanitize=integer-divide-by-zero,bounds",
+    "-fstrict-flex-arrays=3",
+    "-fno-sanitize-recover=all",
+    "-gline-tables-only",
+)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    compiler = toolchain.find()
+    path = compiler.compile(SOURCE, FLAGS, suffix=".so", objects=[compiler.engine()])
+    library = ctypes.CDLL(str(path))
+
+    def launch(name, groups=1, group=64, threads=0, dynamic=0, limit=0, **options):
+        out = np.full(max(groups * group, 64), -7, np.int32)
+        out[1] = 0
+        pointers = (ctypes.c_void_p * 1)(out.ctypes.data)
+        grid = Grid((groups, 1, 1), (group, 1, 1), (threads, 1, 1) if threads else (0, 0, 0))
+        run(
+            library,
+            path,
+            entry=name,
+            kernel=name,
+            pointers=pointers,
+            grid=grid,
+            dynamic=[dynamic],
+            shared_limit=limit,
+            options=Options(**options),
+        )
+        return out
+
+    return launch
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_every_thread_runs_once(engine, schedule, workers):
+    out = engine("index", groups=7, group=96, schedule=schedule, workers=workers)
+    assert np.array_equal(out, (1000 * np.arange(7)[:, None] + np.arange(96)).reshape(-1))
+
+
+def test_the_last_group_of_a_grid_in_threads_is_smaller(engine):
+    out = engine("index", groups=3, group=32, threads=70)
+    assert (out[:70] >= 0).all()
+    assert (out[70:] == -7).all()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_barriers_order_what_stands_on_both_sides(engine, schedule):
+    assert np.array_equal(engine("reverse_by_shared", schedule=schedule), np.arange(64)[::-1])
+
+
+def test_schedules_find_a_race(engine):
+    results = [engine("race", schedule=schedule) for schedule in SCHEDULES]
+    assert not all(np.array_equal(results[0], other) for other in results[1:])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_lanes_meet(engine, schedule):
+    out = engine("sums", schedule=schedule)
+    assert (out[:32] == sum(range(32))).all()
+    assert (out[32:] == sum(range(32, 64))).all()
+    masked = engine("sum_of_masked_half", group=32, schedule=schedule)
+    assert (masked[:16] == 16).all()
+    assert (masked[16:32] == 32).all()
+    here = engine("sum_of_those_here", group=32, schedule=schedule)
+    assert (here[:32:3] == 11).all()
+    returned = engine("returned_are_left_out", schedule=schedule)
+    assert (returned[:32] == 32).all()
+    assert (returned[32:40] == 8).all()
+    named = engine("named_barriers", schedule=schedule)
+    assert np.array_equal(named[:64], np.arange(64).reshape(2, 32)[:, ::-1].reshape(-1))
+
+
+def test_divergent_lanes_wait_apart_where_hardware_does(engine):
+    out = engine("sum_of_half", group=32, convergence="hardware")
+    assert (out[:16] == 16).all()
+    engine("divergent_barrier", convergence="hardware")
+    engine("two_barriers", convergence="live")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "group", "convergence", "message"),
+    [
+        ("sum_and_wait", 32, "live", "divergent wait: 16 of 32 threads wait here, others at sum in line"),
+        ("divergent_barrier", 64, "live", "divergent wait: 8 of 32 threads wait here, others at sum"),
+        ("two_barriers", 64, "every", "divergent wait: other threads wait at wait in line"),
+        ("returned_are_left_out", 64, "every", "divergent wait: 24 of 64 threads have returned before it"),
+        ("mask_never_comes", 32, "live", "divergent sum with mask 0000ffff: 8 of 32 threads wait here, others at wait"),
+        ("not_in_mask", 32, "live", "lane 1 is not in its own mask 00000001"),
+    ],
+)
+def test_divergence(engine, kernel, group, convergence, message):
+    with pytest.raises(KernelFault, match=message) as caught:
+        engine(kernel, group=group, convergence=convergence)
+    assert caught.value.kind == "divergence"
+    assert caught.value.line
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kind", "message"),
+    [
+        ("past_the_board", "memory", "index 64 is outside of its array"),
+        ("wild", "memory", "writes unmapped memory"),
+        ("null", "memory", "reads unmapped memory at 0"),
+        ("divide", "division", "integer division by zero"),
+        ("recursive", "memory", "stack overflow"),
+        ("trap", "trap", "a trap"),
+    ],
+)
+def test_faults_name_line_kernel_and_thread(engine, kernel, kind, message):
+    with pytest.raises(KernelFault, match=message) as caught:
+        engine(kernel, group=1)
+    fault = caught.value
+    line = next(n for n, text in enumerate(SOURCE.splitlines(), 1) if f"void {kernel}(" in text)
+    assert (fault.kernel, fault.kind, fault.group, fault.thread) == (kernel, kind, (0, 0, 0), (0, 0, 0))
+    assert fault.line is not None
+    assert abs(fault.line - line) <= 4
+    assert f"{kernel}: " in str(fault)
+
+
+def test_dynamic_memory_is_guarded_to_the_byte(engine):
+    with pytest.raises(KernelFault, match="writes past the end of its dynamic threadgroup memory"):
+        engine("past_dynamic", dynamic=100)
+    engine("past_dynamic", dynamic=101)
+
+
+def test_shared_memory_is_poisoned_before_every_group(engine):
+    assert (engine("poisoned", groups=3, workers=1)[:64] == -1).all()
+
+
+def test_more_shared_memory_than_the_device_has(engine):
+    with pytest.raises(ArgumentError, match="needs 256 bytes of threadgroup memory .256 static, 0 dynamic."):
+        engine("poisoned", limit=255)
+    engine("poisoned", limit=256)
+
+
+@pytest.mark.parametrize("kernel", ["endless", "endless_together"])
+def test_an_endless_loop_ends(engine, kernel):
+    start = time.monotonic()
+    with pytest.raises(TimeLimitExceeded, match="an endless loop"):
+        engine(kernel, groups=4, time_limit=0.3)
+    assert time.monotonic() - start < 30
+    assert (engine("sums")[:32] == sum(range(32))).all()  # and the next launch is well
+
+
+@pytest.mark.parametrize(("group", "message"), [(0, "1 to 1024 threads, not 0"), (1025, "1 to 1024 threads, not 1025")])
+def test_sizes_that_no_device_has(engine, group, message):
+    with pytest.raises(ArgumentError, match=message):
+        engine("index", group=group)

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: MIT
+"""Finding a compiler, and compiling nothing twice."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from kernelsim import SourceError, ToolchainError, metal, toolchain
+from kernelsim.toolchain import Toolchain
+
+SOURCE = "kernel void f(device float* y, uint i [[thread_position_in_grid]]) { y[i] = 3; }"
+
+
+def fake(folder, name, version):
+    path = folder / name
+    path.write_text(f"#!/bin/sh\necho '{version}'\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("compilers", "found"),
+    [
+        ({"clang++": "Debian clang version 14.0.6"}, None),
+        ({"clang++": "Debian clang version 17.0.6"}, "clang++"),
+        ({"clang++": "clang version 14.0.6", "clang++-18": "Ubuntu clang version 18.1.3"}, "clang++-18"),
+        ({"clang++": "Apple clang version 15.0.0 (clang-1500.3.9.4)"}, None),
+        ({"clang++": "Apple clang version 16.0.0 (clang-1600.0.26.4)"}, "clang++"),
+        ({"clang++": "nothing that it knows"}, None),
+        ({}, None),
+    ],
+)
+def test_the_first_that_is_new_enough_is_taken(monkeypatch, tmp_path, compilers, found):
+    for name, version in compilers.items():
+        fake(tmp_path, name, version)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("KERNELSIM_CLANG", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    if found:
+        assert toolchain.find.__wrapped__().command == (str(tmp_path / found),)
+    else:
+        with pytest.raises(ToolchainError, match=r"no clang\+\+ >= 17 on this machine: install clang 17 or later"):
+            toolchain.find.__wrapped__()
+
+
+def test_a_named_compiler_is_taken_or_refused(monkeypatch, tmp_path):
+    fake(tmp_path, "mine", "clang version 21.1.0")
+    monkeypatch.setenv("KERNELSIM_CLANG", str(tmp_path / "mine"))
+    assert toolchain.find.__wrapped__() == Toolchain((str(tmp_path / "mine"),), "clang version 21.1.0")
+    monkeypatch.setenv("KERNELSIM_CLANG", "/nowhere/clang++")
+    with pytest.raises(ToolchainError, match=r"KERNELSIM_CLANG=/nowhere/clang\+\+ is not a clang\+\+ >= 17"):
+        toolchain.find.__wrapped__()
+
+
+def test_pypis_compiler_is_the_last_resort(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("KERNELSIM_CLANG", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "ziglang")
+    fake(tmp_path, "python", "clang version 22.1.0")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert toolchain.find.__wrapped__().is_zig
+
+
+def test_what_has_not_changed_is_not_compiled_again(monkeypatch, tmp_path):
+    monkeypatch.setattr(toolchain, "cache", lambda: tmp_path)
+    commands = []
+    run = Toolchain.run
+
+    def counted(self, *arguments, **options):
+        commands.append(arguments)
+        return run(self, *arguments, **options)
+
+    monkeypatch.setattr(Toolchain, "run", counted)
+    file = tmp_path / "f.metal"
+    file.write_text(SOURCE)
+    metal.load(file).kernel("f")
+    first = len(commands)
+    assert first > 2
+    y = np.zeros(4, np.float32)
+    metal.load(file).kernel("f")([y], grid=4, threadgroup=4)
+    assert list(y) == [3] * 4
+    assert len(commands) == first + 1  # the preprocessor, which sees what the file includes
+    file.write_text(SOURCE.replace("3", "5"))
+    metal.load(file).kernel("f")([y], grid=4, threadgroup=4)
+    assert list(y) == [5] * 4
+    assert len(commands) == first + 3  # again, and the kernel; the engine is there
+
+
+def test_processes_may_compile_the_same_file_at_once(tmp_path):
+    (tmp_path / "f.metal").write_text(SOURCE)
+    code = "import sys, kernelsim; kernelsim.metal.load(sys.argv[1]).kernel('f')"
+    environment = {"KERNELSIM_CACHE": str(tmp_path / "cache"), "PATH": __import__("os").environ["PATH"]}
+    command = [sys.executable, "-c", code, str(tmp_path / "f.metal")]
+    jobs = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) for _ in range(3)]
+    assert [job.communicate()[1] for job in jobs] == [b""] * 3
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.name.startswith("tmp")]
+
+
+def test_a_compiler_that_hangs_is_ended(monkeypatch):
+    monkeypatch.setattr(toolchain, "COMPILE_SECONDS", 0.2)
+    start = time.monotonic()
+    with pytest.raises(SourceError, match=r"the compiler took more than 0\.2 s"):
+        Toolchain(("sleep",), "").run("60")
+    assert time.monotonic() - start < 10
