@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: MIT
+// bfloat, and the literals of half and bfloat.
+#pragma once
+#include "traits.hpp"
+
+// The upper half of a float. As MSL 3.1 has it: implicitly only to float, from integers, and not from float or
+// half; arithmetic with integers gives bfloat, with float gives float. Every result is rounded to nearest even.
+class bfloat {
+public:
+  bfloat() = default;
+  template <class T, class = metal::enable_if_t<ksim::is_number<T>>>
+  KSIM_INLINE constexpr explicit(!__is_integral(T)) bfloat(T x) : bits(round(narrow(x))) {}
+
+  KSIM_INLINE constexpr explicit bfloat(float x) : bits(round(x)) {} // and of classes that become a number
+
+  template <class T, class = metal::enable_if_t<__is_same(T, float)>> KSIM_INLINE constexpr operator T() const {
+    return __builtin_bit_cast(float, uint(bits) << 16);
+  }
+  // To integers MSL converts implicitly too. Here that would make `condition ? x : 0` ambiguous.
+  template <class T, class = metal::enable_if_t<ksim::is_number<T> && !__is_same(T, float)>, class = void>
+  KSIM_INLINE constexpr explicit operator T() const {
+    return T(float(*this));
+  }
+
+private:
+  ushort bits;
+
+  static KSIM_INLINE constexpr ushort round(float x) {
+    const uint b = __builtin_bit_cast(uint, x);
+    const uint nearest = (b + 0x7fff + (b >> 16 & 1)) >> 16, quiet_nan = b >> 16 | 0x40;
+    return ushort((b & 0x7fffffff) > 0x7f800000 ? quiet_nan : nearest);
+  }
+
+  // A float that rounds to bfloat as x does: the last of its bits set where bits of an integer were cut off.
+  template <class T> static KSIM_INLINE constexpr float narrow(T x) {
+    if constexpr (__is_integral(T) && sizeof(T) > 2) {
+      const ulong magnitude = x < 0 ? 0 - ulong(x) : ulong(x);
+      if (magnitude >> 24) {
+        const int cut = 40 - __builtin_clzl(magnitude);
+        const ulong kept = magnitude >> cut | ((magnitude & ((1ul << cut) - 1)) != 0);
+        return (x < 0 ? -1.0f : 1.0f) * float(kept) * float(1ul << cut);
+      }
+    }
+    return float(x);
+  }
+};
+
+namespace ksim {
+template <class A, class B>
+constexpr bool with_bfloat = (__is_same(A, bfloat) && (is_number<B> || __is_same(B, bfloat))) ||
+                             (__is_same(B, bfloat) && is_number<A>);
+// Of arithmetic between A and B, of which one is bfloat.
+template <class A, class B, class = metal::enable_if_t<with_bfloat<A, B>>>
+using bfloat_result = metal::conditional_t<__is_floating_point(A) || __is_floating_point(B), float, bfloat>;
+} // namespace ksim
+
+#define KSIM_BFLOAT(op) \
+  template <class A, class B, class R = ksim::bfloat_result<A, B>> \
+  KSIM_INLINE constexpr R operator op(A a, B b) { \
+    return R(float(a) op float(b)); \
+  } \
+  template <class B, class = metal::enable_if_t<ksim::with_bfloat<bfloat, B>>> \
+  KSIM_INLINE constexpr bfloat &operator op##=(bfloat &a, B b) { \
+    return a = bfloat(float(a) op float(b)); \
+  }
+KSIM_BFLOAT(+)
+KSIM_BFLOAT(-)
+KSIM_BFLOAT(*)
+KSIM_BFLOAT(/)
+#undef KSIM_BFLOAT
+#define KSIM_BFLOAT(op) \
+  template <class A, class B, class = metal::enable_if_t<ksim::with_bfloat<A, B>>> \
+  KSIM_INLINE constexpr bool operator op(A a, B b) { \
+    return float(a) op float(b); \
+  }
+KSIM_BFLOAT(==)
+KSIM_BFLOAT(!=)
+KSIM_BFLOAT(<)
+KSIM_BFLOAT(>)
+KSIM_BFLOAT(<=)
+KSIM_BFLOAT(>=)
+#undef KSIM_BFLOAT
+KSIM_INLINE constexpr bfloat operator+(bfloat a) { return a; }
+KSIM_INLINE constexpr bfloat operator-(bfloat a) { // of NaN and zero too
+  return __builtin_bit_cast(bfloat, ushort(__builtin_bit_cast(ushort, a) ^ 0x8000));
+}
+KSIM_INLINE bfloat &operator++(bfloat &a) { return a += 1; }
+KSIM_INLINE bfloat &operator--(bfloat &a) { return a -= 1; }
+
+// 1.0h is a literal of C++ too, if one defines it; H, bf and BF are not, and the rewriter makes _h and _bf of them.
+constexpr half operator""h(long double x) { return half(x); }
+constexpr half operator""h(unsigned long long x) { return half(x); }
+constexpr half operator""_h(long double x) { return half(x); }
+constexpr bfloat operator""_bf(long double x) { return bfloat(float(x)); }
