@@ -122,9 +122,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _audit(options: argparse.Namespace) -> int:
-    args = _arguments(options)
-    compulsory = {name: value.nbytes for name, value in args.items() if isinstance(value, np.ndarray)}
-    print(_kernel(options).audit(args, **_launch(options), compulsory=compulsory).table())
+    print(_kernel(options).audit(_arguments(options), **_launch(options), compulsory="all").table())
     return 0
 
 

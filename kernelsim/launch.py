@@ -94,6 +94,7 @@ class _Launch(ctypes.Structure):  # Launch of engine.hpp
         ("workers", ctypes.c_int),
         ("seconds", ctypes.c_double),
         ("cuda", ctypes.c_int),
+        ("cancelled", ctypes.c_int),
     ]
 
 
@@ -159,14 +160,19 @@ def run(
     )
     launch.dynamic_bytes[: len(dynamic)] = list(dynamic)
     fault = Fault()
-    call = threading.Thread(target=library.ksim_launch, args=(ctypes.byref(launch), ctypes.byref(fault)))
-    call.start()
+    ended = threading.Event()
+
+    def work() -> None:
+        library.ksim_launch(ctypes.byref(launch), ctypes.byref(fault))
+        ended.set()
+
+    threading.Thread(target=work).start()
     try:
-        call.join()  # outside of C, so that an interrupt is heard
-    finally:
-        if call.is_alive():
-            library.ksim_cancel()
-            call.join()
+        ended.wait()  # outside of C, so that an interrupt is heard
+    except BaseException:
+        launch.cancelled = 1
+        ended.wait()
+        raise
     if fault.kind:
         raise as_error(fault, kernel, path, bound, "block" if cuda else "threadgroup")
 

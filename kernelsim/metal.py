@@ -39,6 +39,7 @@ _STUBS = (
     "metal_uniform metal_logging metal_matrix metal_quadgroup metal_texture metal_config metal_assert simd/simd.h"
 )
 FLAGS = (
+    "-std=c++17",  # MSL 4's; in C++20 fewer structs are aggregates
     "-fdeclspec",  # swizzles are properties
     "-fsigned-char",  # as in MSL, on AArch64 too
     "-fno-strict-aliasing",  # kernels read weights through pointers of other types
@@ -46,7 +47,6 @@ FLAGS = (
     "-fno-finite-loops",  # a loop that never ends is not taken out
     "-ffp-contract=on",  # a * b + c within an expression is fused, as Apple's compiler does
     *("-Xclang", "-ffloat16-excess-precision=none"),  # half arithmetic is rounded after every operation
-    *("-Xclang", "-cl-single-precision-constant"),  # MSL has no double: 1.0 is a float
     "-fsanitize=integer-divide-by-zero,bounds",
     "-fstrict-flex-arrays=3",  # an array that ends a struct has the size it says
     "-fno-sanitize-recover=all",

@@ -143,6 +143,11 @@ class _Rewriter:
             return self.open_scope(i)
         if kind == "op" and now == "}" and len(self.scopes) > 1:
             self.scopes.pop()
+        elif kind == "op" and now == ";" and self.scopes[-1].declares and not self.keep:
+            return self.declaration(i)
+        elif kind == "number":
+            self.out.append((kind, _literal(now)))
+            return i + 1
         elif kind == "op" and is_attribute(self.tokens, i):
             return self.attribute(i)
         elif kind == "name" and now == "template" and is_attribute(self.tokens, following(self.tokens, i)):
@@ -184,9 +189,20 @@ class _Rewriter:
         self.out.append(self.tokens[i])
         return i + 1
 
+    def declaration(self, i: int) -> int:
+        """The ; at i, or nothing of a declaration that stands here already, as `T() thread = default;` may."""
+        start = declaration_start(self.out)
+        head = solid(self.out[start:])
+        if not any(now == "default" for _, now in head) or not self.repeated(head):
+            self.out.append(self.tokens[i])
+            return i + 1
+        self.out[start:] = [line_ends(self.out[start:])]
+        return i + 1
+
     def repeated(self, head: Tokens) -> bool:
         """Whether a function or specialisation with this head stands here already: it was for another address space."""
-        key = (self.scopes[-1].number, "".join(now.strip() + " " for _, now in head if now.strip()))
+        words = " ".join(now.strip() for _, now in head if now.strip())
+        key = (self.scopes[-1].number, re.sub(r"\b(const )+", "const ", words))  # constant became const
         found = key in self.seen
         self.seen.add(key)
         return found
@@ -281,9 +297,10 @@ class _Rewriter:
         ):  # the space of a method's object
             self.out += [("name", self.keywords[now] + " ")] if self.keep else []
             return i + 1
-        if now == "threadgroup" and word(self.tokens, after) != "(" and self.is_variable(i):
+        is_parameter = in_brackets(self.out)
+        if now == "threadgroup" and word(self.tokens, after) != "(" and not is_parameter and self.is_variable(i):
             return self.shared_variable(i)
-        if now == "constant" and self.scopes[-1].declares and not in_brackets(self.out):
+        if now == "constant" and self.scopes[-1].declares and not is_parameter:
             end = self.constant(i)
             if end:
                 return end
@@ -347,6 +364,16 @@ class _Rewriter:
             variable = f"__constant {text(kept).strip()} = {{}}"
         self.out += [("name", variable), ("op", ";"), line_ends(self.tokens[i:end])]
         return end + 1
+
+
+_FLOAT = re.compile(r"((?:\d*\.\d*|\d+(?=[eE]))(?:[eE][+-]?\d+)?|0[xX][\da-fA-F.]*[pP][+-]?\d+)([a-zA-Z]*)")
+_SUFFIXES = {"": "f", "h": "_h", "H": "_h", "bf": "_bf", "BF": "_bf"}
+
+
+def _literal(number: str) -> str:
+    """1.0 as 1.0f, for MSL has no double; 1.0h and 1.0bf as literals that C++ lets us define, 1.0_h and 1.0_bf."""
+    found = _FLOAT.fullmatch(number)
+    return found[1] + _SUFFIXES.get(found[2], found[2]) if found else number
 
 
 def _line(marker: str) -> Token:
@@ -425,7 +452,7 @@ def _parameters(tokens: Tokens, first: int, end: int) -> list[Parameter]:
         words = [now for _, now in solid(declaration)]
         if words in ([], ["void"]):
             continue
-        if not kind and ("*" in words or "&" in words):
+        if not kind and {"*", "&", "["} & set(words):
             kind = "threadgroup" if "threadgroup" in words else "buffer"
         if not kind:
             raise SourceError(f"{place(tokens, first)}: a kernel's parameter has no attribute: {text(part).strip()}")

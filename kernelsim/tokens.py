@@ -100,11 +100,17 @@ def after_template(tokens: Tokens, i: int) -> int:
         if kind != "op":
             continue
         round_ += (now in "([{") - (now in ")]}")
-        if round_ == 0:
+        if round_ == 0 and not _is_less(tokens, i, j):
             angles += (now == "<") - (now == ">")
             if angles <= 0:
                 return j + 1
     raise SourceError(f"{place(tokens, i)}: '<' is never closed")
+
+
+def _is_less(tokens: Tokens, start: int, i: int) -> bool:
+    """Whether a < at i, behind start, compares: it stands after a number or a bracket."""
+    before = preceding(tokens, i)
+    return word(tokens, i) == "<" and before > start and (tokens[before][0] == "number" or tokens[before][1] == ")")
 
 
 def is_launch(tokens: Tokens, i: int) -> bool:

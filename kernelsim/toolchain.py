@@ -38,12 +38,6 @@ class Toolchain:
     def is_zig(self) -> bool:
         return "ziglang" in self.command
 
-    @property
-    def major(self) -> int:
-        """LLVM's version as far as Apple tells it: its own is about as high."""
-        found = re.search(r"\d+", self.version)
-        return int(found[0]) if found else 0
-
     def run(self, *arguments: str, stdin: str | None = None) -> str:
         """Its standard output; raises SourceError with its messages when it fails."""
         try:
@@ -67,7 +61,7 @@ class Toolchain:
             *("-E", "-x", "c++", "-std=c++20", "-nostdinc", "-nostdinc++", "-Wno-everything", "-undef"),
             *(f"-D{define}" for define in defines),
             *(f"-I{folder}" for folder in include),
-            *("-isystem", str(stubs)),
+            f"-I{stubs}",  # before what zig c++ adds in spite of -nostdinc
             str(source),
         )
 
@@ -126,12 +120,6 @@ ENGINE_FLAGS = ("-fno-strict-aliasing", "-pthread")
 
 
 ENGINE = ("engine.cpp", "schedule.cpp", "stacks.cpp", "faults.cpp", "audit.cpp")
-AUDIT_FLAGS = (
-    "-DKSIM_AUDIT",
-    "-fsanitize-coverage=func,trace-loads,trace-stores",
-    "-fno-vectorize",
-    "-fno-slp-vectorize",
-)
 
 
 def native() -> list[str]:

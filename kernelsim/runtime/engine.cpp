@@ -128,11 +128,7 @@ namespace {
 
 // ---- Launches
 
-std::mutex
-    launching; // a library runs one grid at a time: its function constants and shared variables are global
-std::mutex cancel_mutex;
-std::condition_variable cancel_changed;
-bool cancel_requested = false;
+std::mutex launching; // one grid at a time: the shared variables of a library are global
 std::vector<Running *> idle;
 
 struct Progress {
@@ -140,6 +136,8 @@ struct Progress {
   std::atomic<bool> failed{false};
   std::atomic<bool> cancelled{false};
   uint64_t total = 0, step = 1;
+  std::mutex mutex; // of `working`
+  std::condition_variable ended;
   int working = 0;
 };
 
@@ -167,9 +165,9 @@ void work(Running &w, Progress &progress) {
   w.in_fibres = false;
   sigaltstack(&before, nullptr);
   worker = nullptr;
-  const std::lock_guard<std::mutex> lock(cancel_mutex);
+  const std::lock_guard<std::mutex> lock(progress.mutex);
   progress.working--;
-  cancel_changed.notify_all();
+  progress.ended.notify_all();
 }
 
 int resources(const Launch &l, Fault &fault) {
@@ -221,7 +219,10 @@ int launch(const Launch &l, Fault &fault) {
   for (int i = 0; i < workers; i++) {
     if (idle.empty()) idle.push_back(new Running);
     Running *w = idle.back();
-    if (!w->prepare(int(size))) return refuse(fault, kResources, "out of memory");
+    if (!w->prepare(int(size))) {
+      idle.insert(idle.end(), crew.begin(), crew.end());
+      return refuse(fault, kResources, "out of memory");
+    }
     idle.pop_back();
     w->launch = &l;
     w->fault = &fault;
@@ -231,24 +232,19 @@ int launch(const Launch &l, Fault &fault) {
   }
   std::vector<std::thread> threads;
   progress.working = workers;
-  {
-    const std::lock_guard<std::mutex> lock(cancel_mutex);
-    cancel_requested = false;
-  }
   for (Running *w : crew) threads.emplace_back([w, &progress] { work(*w, progress); });
   {
-    std::unique_lock<std::mutex> lock(cancel_mutex);
+    using Clock = std::chrono::steady_clock;
+    const auto start = Clock::now();
+    std::unique_lock<std::mutex> lock(progress.mutex);
     const auto done = [&] { return progress.working == 0; };
-    const auto stopped = [&] { return done() || cancel_requested; };
-    if (l.seconds > 0)
-      cancel_changed.wait_for(lock, std::chrono::duration<double>(l.seconds), stopped);
-    else
-      cancel_changed.wait(lock, stopped);
-    progress.cancelled = cancel_requested;
-    while (!done()) { // a worker that is between two threadgroups sees `failed`
-      progress.failed = true;
+    while (!progress.ended.wait_for(lock, std::chrono::milliseconds(20), done)) {
+      progress.cancelled = l.cancelled != 0;
+      const bool late = l.seconds > 0 &&
+                        std::chrono::duration<double>(Clock::now() - start).count() > l.seconds;
+      if (!progress.cancelled && !late) continue;
+      progress.failed = true; // which a worker sees that is between two threadgroups
       for (std::thread &t : threads) pthread_kill(t.native_handle(), kStopSignal);
-      cancel_changed.wait_for(lock, std::chrono::milliseconds(10), done);
     }
   }
   for (std::thread &t : threads) t.join();
@@ -265,10 +261,4 @@ using namespace ksim;
 extern "C" {
 
 int ksim_launch(const Launch *l, Fault *fault) { return launch(*l, *fault); }
-
-void ksim_cancel() {
-  const std::lock_guard<std::mutex> lock(cancel_mutex);
-  cancel_requested = true;
-  cancel_changed.notify_all();
-}
 }

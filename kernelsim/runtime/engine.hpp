@@ -21,6 +21,8 @@ constexpr int kBarriers = 16;     // bar.sync 0 to 15
 #define KSIM_INLINE \
   inline __attribute__((always_inline, nodebug)) // faults inside are reported at the caller's line
 
+#define KSIM_CONSTANT __attribute__((require_constant_initialization)) // constinit, in C++17 too
+
 struct Dim {
   uint32_t x, y, z;
 };
@@ -115,8 +117,9 @@ struct Launch {
   uint32_t seed;
   Convergence convergence;
   int workers;
-  double seconds; // time limit; 0 = none
-  int cuda;       // which language's words messages use
+  double seconds;         // time limit; 0 = none
+  int cuda;               // which language's words messages use
+  volatile int cancelled; // set from outside: the launch ends
 };
 
 enum FaultKind : int {
@@ -141,9 +144,9 @@ struct Fault {
 };
 
 #if defined(__linux__)
-extern constinit thread_local Worker *worker __attribute__((tls_model("initial-exec")));
+extern KSIM_CONSTANT thread_local Worker *worker __attribute__((tls_model("initial-exec")));
 #else
-extern constinit thread_local Worker *worker;
+extern KSIM_CONSTANT thread_local Worker *worker;
 #endif
 
 struct Worker {
@@ -183,7 +186,7 @@ struct SharedVariables { // of a library of kernels
   SharedVariable *first = nullptr;
   size_t bytes = 0;
 };
-inline constinit SharedVariables library_variables __attribute__((visibility("hidden")));
+inline KSIM_CONSTANT SharedVariables library_variables __attribute__((visibility("hidden")));
 inline __attribute__((visibility("hidden"))) SharedVariable::SharedVariable(size_t size, size_t align)
     : size(uint32_t(size)), next(library_variables.first) {
   if (align < 16) align = 16;

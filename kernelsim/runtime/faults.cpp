@@ -85,13 +85,14 @@ void report_signal(Running &w, bool cancelled) {
   Dl_info library = {};
   const bool known = dladdr(reinterpret_cast<void *>(w.pc), &library) && library.dli_fbase;
   const uint64_t pc = known ? w.pc - uint64_t(library.dli_fbase) : 0;
-  char text[160];
+  char text[200];
   FaultKind kind = kMemory;
   if (w.signal == kStopSignal) {
     kind = cancelled ? kCancelled : kTimeout;
-    snprintf(text, sizeof text,
-             cancelled ? "cancelled" : "runs longer than the time limit of %g s: an endless loop?",
-             w.launch->seconds);
+    const char *late =
+        "runs longer than the time limit of %g s: an endless loop, or it waits for a %s that has no worker?";
+    snprintf(text, sizeof text, cancelled ? "cancelled" : late, w.launch->seconds,
+             w.launch->cuda ? "block" : "threadgroup");
   } else if (w.signal == SIGFPE) {
     kind = kDivision;
     snprintf(text, sizeof text, "integer division by zero");

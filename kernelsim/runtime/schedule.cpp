@@ -8,7 +8,7 @@ namespace ksim {
 
 void (*on_converged)(Running &, int warp) = nullptr;
 
-constinit thread_local Worker *worker = nullptr;
+KSIM_CONSTANT thread_local Worker *worker = nullptr;
 
 void start() {
   Running &w = running();

@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Metal kernels launched from Python: results, arguments, grids, errors."""
 
-from pathlib import Path
-
 import ml_dtypes
 import numpy as np
 import pytest
+from simulated import KERNELS, int4
 
 import kernelsim
 from kernelsim import ArgumentError, KernelFault, SourceError, metal
-
-KERNELS = Path(__file__).parent / "kernels"
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +32,6 @@ def test_gemv(matrix, rows):
     y = kernelsim.poisoned(rows, np.float16)
     matrix.kernel("gemv_f16").check([w, x, y, rows, 512], threadgroups=-(-rows // 2), threadgroup=64)
     assert error(y, w.astype(np.float64) @ x.astype(np.float64)) < 2**-10
-
-
-def int4(rng, rows, columns):
-    q = rng.integers(0, 16, (rows, columns), np.uint32)
-    words = np.bitwise_or.reduce(q.reshape(rows, -1, 8) << (4 * np.arange(8, dtype=np.uint32)), axis=2)
-    scales = rng.uniform(0.01, 0.02, (rows, columns // 64)).astype(np.float16)
-    biases = (-8 * scales.astype(np.float32)).astype(np.float16)
-    decoded = q.reshape(rows, -1, 64) * scales[..., None].astype(np.float64) + biases[..., None]
-    return words, scales, biases, decoded.reshape(rows, columns)
 
 
 def test_int4_gemv_with_dynamic_threadgroup_memory(matrix):

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: MIT
 """What Apple's compiler refuses, found without it: the lint, recursion, and the pass over address spaces."""
 
-from pathlib import Path
-
 import pytest
+from simulated import KERNELS
 
 from kernelsim import metal
 
-KERNELS = Path(__file__).parent / "kernels"
 MATRIX = (KERNELS / "matrix.metal").read_text()
 
 

@@ -3,6 +3,11 @@
 #pragma once
 #include "traits.hpp"
 
+namespace ksim {
+template <class T>
+constexpr bool from_bfloat = __is_same(T, float) || (__is_integral(T) && !__is_same(T, int) && !__is_same(T, bool));
+} // namespace ksim
+
 // The upper half of a float. As MSL 3.1 has it: implicitly only to float, from integers, and not from float or
 // half; arithmetic with integers gives bfloat, with float gives float. Every result is rounded to nearest even.
 class bfloat {
@@ -13,17 +18,20 @@ public:
 
   KSIM_INLINE constexpr explicit bfloat(float x) : bits(round(x)) {} // and of classes that become a number
 
-  template <class T, class = metal::enable_if_t<__is_same(T, float)>> KSIM_INLINE constexpr operator T() const {
-    return __builtin_bit_cast(float, uint(bits) << 16);
+  // Implicitly to float and integers, but not to half. Where MSL would also take int and bool without a cast this does
+  // not: C++ would find `condition ? x : 0` ambiguous, as classes have no ranks.
+  template <class T, class = metal::enable_if_t<ksim::from_bfloat<T>>> KSIM_INLINE constexpr operator T() const {
+    return T(value());
   }
-  // To integers MSL converts implicitly too. Here that would make `condition ? x : 0` ambiguous.
-  template <class T, class = metal::enable_if_t<ksim::is_number<T> && !__is_same(T, float)>, class = void>
+  template <class T, class = metal::enable_if_t<ksim::is_number<T> && !ksim::from_bfloat<T>>, class = void>
   KSIM_INLINE constexpr explicit operator T() const {
-    return T(float(*this));
+    return T(value());
   }
 
 private:
   ushort bits;
+
+  KSIM_INLINE constexpr float value() const { return __builtin_bit_cast(float, uint(bits) << 16); }
 
   static KSIM_INLINE constexpr ushort round(float x) {
     const uint b = __builtin_bit_cast(uint, x);
@@ -61,7 +69,11 @@ using bfloat_result = metal::conditional_t<__is_floating_point(A) || __is_floati
   } \
   template <class B, class = metal::enable_if_t<ksim::with_bfloat<bfloat, B>>> \
   KSIM_INLINE constexpr bfloat &operator op##=(bfloat &a, B b) { \
-    return a = bfloat(float(a) op float(b)); \
+    return a = bfloat(a op b); \
+  } \
+  template <class A, class = metal::enable_if_t<ksim::is_number<A>>> \
+  KSIM_INLINE constexpr A &operator op##=(A &a, bfloat b) { \
+    return a = metal::remove_addrspace_t<A>(a op b); \
   }
 KSIM_BFLOAT(+)
 KSIM_BFLOAT(-)

@@ -17,6 +17,7 @@ template <class F> struct signature;
 template <class R, class... A> struct signature<R(A...)> {
   template <int kIndex> using arg = __type_pack_element<kIndex, A...>;
 };
+template <class F> struct signature<F *> : signature<F> {};
 
 // A pointer to a buffer or threadgroup array, or a reference to what lies there.
 template <class P> struct At {

@@ -9,6 +9,8 @@
 
 namespace ksim {
 
+template <class T> using if_bfloat = metal::enable_if_t<__is_same(T, bfloat), float>;
+
 constexpr double kPi = 3.14159265358979323846;
 
 // Of pi * x: exact where the result is, for x is reduced first.
@@ -120,6 +122,16 @@ KSIM_MATH3(smoothstep, ksim::hermite(ksim::fmin(ksim::fmax((z - x) / (y - x), 0.
 #undef KSIM_MATH1
 #undef KSIM_MATH2
 #undef KSIM_MATH3
+
+// Of bfloat these are float's, as all functions. They are named because they are those of integers too, which a
+// bfloat becomes just as well.
+template <class T> KSIM_INLINE ksim::if_bfloat<T> abs(T x) { return abs(float(x)); }
+template <class T> KSIM_INLINE ksim::if_bfloat<T> min(T x, T y) { return min(float(x), float(y)); }
+template <class T> KSIM_INLINE ksim::if_bfloat<T> max(T x, T y) { return max(float(x), float(y)); }
+template <class T> KSIM_INLINE ksim::if_bfloat<T> clamp(T x, T y, T z) { return clamp(float(x), float(y), float(z)); }
+template <class T> KSIM_INLINE ksim::if_bfloat<T> min3(T x, T y, T z) { return min3(float(x), float(y), float(z)); }
+template <class T> KSIM_INLINE ksim::if_bfloat<T> max3(T x, T y, T z) { return max3(float(x), float(y), float(z)); }
+template <class T> KSIM_INLINE ksim::if_bfloat<T> median3(T x, T y, T z) { return median3(float(x), float(y), float(z)); }
 
 // x - floor(x), but less than 1 where that rounds up to 1.
 KSIM_INLINE float fract(float x) { return ksim::fmin(x - __builtin_floorf(x), 0x1.fffffep-1f); }

@@ -25,7 +25,7 @@ public:
   simdgroup_matrix() = default;
   KSIM_INLINE explicit simdgroup_matrix(T diagonal) {
     const int distance = ksim::matrix_row(ksim::self().lane) - ksim::matrix_column(ksim::self().lane);
-    elements = storage_type(distance == 0 ? diagonal : T(0), distance == 1 ? diagonal : T(0));
+    elements = storage_type(distance == 0 ? T(diagonal) : T(0), distance == 1 ? T(diagonal) : T(0));
   }
   KSIM_INLINE storage_type &thread_elements() { return elements; }
   KSIM_INLINE const storage_type &thread_elements() const { return elements; }
@@ -54,39 +54,60 @@ template <class D, class A, class B, class C> struct Multiplied {
 #ifdef KSIM_CHECK
 template <class D, class A, class B, class C> void multiply(Lanes &lanes);
 #else
-// d = a * b + c. As floats, whatever the types: each element of d begins with that of c, then a[r][k] * b[k][c] are added
-// for k = 0, 1 .. 7, product and sum rounded once where the CPU has a fused multiply-add (of halves and bfloats the
-// product is exact either way), and the result is rounded to d's type. What Apple's GPUs do is not documented.
+typedef float Row __attribute__((ext_vector_type(8)));
+constexpr int kElements = 2 * kLanes;
+
+// A row from elements in the order of the lanes: columns 0 to 3 and 4 to 7 each lie in two neighbours.
+KSIM_INLINE Row row_of(const float *elements, int row) {
+  const float *first = elements + row / 4 * 32 + row % 4 * 4;
+  Row r;
+  __builtin_memcpy(&r, first, 16);
+  __builtin_memcpy(reinterpret_cast<float *>(&r) + 4, first + 16, 16);
+  return r;
+}
+template <class T> KSIM_INLINE void to_floats(float *to, const T *from) {
+  for (int i = 0; i < kElements; i++) to[i] = float(from[i]);
+}
+
+// d = a * b + c. As floats, whatever the types: each element of d begins with that of c, then a[r][k] * b[k][c] are
+// added for k = 0, 1 .. 7, product and sum rounded once where the CPU has a fused multiply-add (of halves and bfloats
+// the product is exact either way), and the result is rounded to d's type. What Apple's GPUs do is not documented.
 // Elements of lanes that do not take part are poison.
 template <class D, class A, class B, class C> void multiply(Lanes &lanes) {
-  typedef float Row __attribute__((ext_vector_type(8)));
-  float a[8][8];
-  union {
-    float element[8][8];
-    Row row[8];
-  } b, d;
-  const bool whole = lanes.active == ~0u;
-  for (int i = 0; i < kLanes; i++) {
-    const int r = matrix_row(i), c = matrix_column(i);
-    if (!whole && !lanes.has(i)) {
-      a[r][c] = a[r][c + 1] = b.element[r][c] = b.element[r][c + 1] = __builtin_nanf("");
-      continue;
-    }
-    const auto &mine = lanes.arg<Multiplied<D, A, B, C>>(i);
-    a[r][c] = float(mine.a->thread_elements().x);
-    a[r][c + 1] = float(mine.a->thread_elements().y);
-    b.element[r][c] = float(mine.b->thread_elements().x);
-    b.element[r][c + 1] = float(mine.b->thread_elements().y);
-    d.element[r][c] = mine.c ? float(mine.c->thread_elements().x) : 0.0f;
-    d.element[r][c + 1] = mine.c ? float(mine.c->thread_elements().y) : 0.0f;
+  using In = Multiplied<D, A, B, C>;
+  A of_a[kElements];
+  B of_b[kElements];
+  C of_c[kElements];
+  if (lanes.active != ~0u) {
+    __builtin_memset(static_cast<void *>(of_a), 0xff, sizeof of_a);
+    __builtin_memset(static_cast<void *>(of_b), 0xff, sizeof of_b);
+    __builtin_memset(static_cast<void *>(of_c), 0xff, sizeof of_c);
   }
-  for (int r = 0; r < 8; r++)
-    for (int k = 0; k < 8; k++) d.row[r] = a[r][k] * b.row[k] + d.row[r];
+  const bool adds = lanes.arg<In>(__builtin_ctz(lanes.active)).c;
+  if (!adds) __builtin_memset(static_cast<void *>(of_c), 0, sizeof of_c);
   for (int i = 0; i < kLanes; i++) {
-    if (!whole && !lanes.has(i)) continue;
-    const float *element = d.element[matrix_row(i)] + matrix_column(i);
-    lanes.arg<Multiplied<D, A, B, C>>(i).d->thread_elements() = vec<D, 2>(element[0], element[1]);
+    if (!lanes.has(i)) continue;
+    const In &in = lanes.arg<In>(i);
+    __builtin_memcpy(of_a + 2 * i, in.a, 2 * sizeof(A));
+    __builtin_memcpy(of_b + 2 * i, in.b, 2 * sizeof(B));
+    if (adds) __builtin_memcpy(of_c + 2 * i, in.c, 2 * sizeof(C));
   }
+  float a[kElements], b[kElements], c[kElements], d[kElements];
+  to_floats(a, of_a);
+  to_floats(b, of_b);
+  to_floats(c, of_c);
+  for (int r = 0; r < 8; r++) {
+    const Row factors = row_of(a, r);
+    Row sum = row_of(c, r);
+    for (int k = 0; k < 8; k++) sum = factors[k] * row_of(b, k) + sum;
+    float *first = d + r / 4 * 32 + r % 4 * 4;
+    __builtin_memcpy(first, &sum, 16);
+    __builtin_memcpy(first + 16, reinterpret_cast<float *>(&sum) + 4, 16);
+  }
+  D of_d[kElements];
+  for (int i = 0; i < kElements; i++) of_d[i] = D(d[i]);
+  for (int i = 0; i < kLanes; i++)
+    if (lanes.has(i)) __builtin_memcpy(lanes.arg<In>(i).d, of_d + 2 * i, 2 * sizeof(D));
 }
 #endif
 
@@ -113,6 +134,11 @@ KSIM_INLINE simdgroup_matrix<T, kColumns, kRows> make_filled_simdgroup_matrix(ks
   return m;
 }
 
+#ifdef KSIM_CHECK
+template <class T, class P>
+void simdgroup_load(ksim::Matrix<T> &d, const __constant P *source, ulong elements_per_row = 8,
+                    ulong2 matrix_origin = 0, bool transpose_matrix = false) = delete; // device or threadgroup
+#endif
 // No lane waits for another: each moves its own two elements, in one access where they are neighbours.
 template <class T, class P>
 KSIM_INLINE void simdgroup_load(ksim::Matrix<T> &d, const P *source, ulong elements_per_row = 8,

@@ -6,8 +6,9 @@
 // and a swizzle a property that reads and writes some of them. The source's own swizzles are the only ones there
 // are: before this header KSIM_SWIZZLES is defined as a list such as `KSIM_SWIZZLE2(xy, 0, 1) KSIM_SWIZZLE1(r, 0)`.
 //
-// Functions take vectors by value. Where memory traffic is audited a vector's copy tells of one access of the
-// vector's whole width, so that passing it is reading it, as it is on a GPU.
+// Functions take vectors by value: to pass one is to read it as a whole, as on a GPU. Where memory traffic is audited
+// the compiler's accesses to neighbouring components are taken as one; only vectors of three must tell that they are
+// as wide as four.
 #pragma once
 #include "bfloat.hpp"
 
@@ -45,6 +46,14 @@ template <class T, bool kPacked> struct alignas(kPacked ? alignof(T) : 2 * sizeo
 };
 template <class T, bool kPacked> struct alignas(kPacked ? alignof(T) : 4 * sizeof(T)) Components<T, 3, kPacked> {
   T x, y, z;
+#ifdef KSIM_AUDIT
+  Components() = default;
+  KSIM_INLINE Components(const Components &c) { ksim::audit_copy(this, &c, sizeof c); }
+  KSIM_INLINE Components &operator=(const Components &c) {
+    ksim::audit_copy(this, &c, sizeof c);
+    return *this;
+  }
+#endif
 };
 template <class T, bool kPacked> struct alignas(kPacked ? alignof(T) : 4 * sizeof(T)) Components<T, 4, kPacked> {
   T x, y, z, w;
@@ -56,7 +65,8 @@ template <class T, int N, bool kPacked> constexpr int count_of<vec<T, N, kPacked
 
 // A scalar becomes a component implicitly, but a float not one of an integer vector.
 template <class S, class T>
-constexpr bool becomes = is_scalar<S> && metal::is_convertible_v<S, T> && (!__is_integral(T) || !__is_floating_point(S));
+constexpr bool becomes =
+    is_scalar<S> && metal::is_convertible_v<S, T> && !(__is_integral(T) && metal::is_floating_point_v<S>);
 
 // One component of a list in braces.
 template <class T> struct Component {
@@ -148,13 +158,6 @@ template <class T, int N, bool kPacked> struct vec : ksim::Components<T, N, kPac
   // `{a, b}`: the remaining components are zero.
   KSIM_INLINE constexpr vec(std::initializer_list<ksim::Component<T>> list) : Base{} {
     for (int i = 0; i < N; i++) at(i) = i < int(list.size()) ? list.begin()[i].value : T(0);
-  }
-#endif
-#ifdef KSIM_AUDIT
-  KSIM_INLINE vec(const vec &v) { ksim::audit_copy(this, &v, sizeof v); }
-  KSIM_INLINE vec &operator=(const vec &v) {
-    ksim::audit_copy(this, &v, sizeof v);
-    return *this;
   }
 #endif
 

@@ -87,11 +87,11 @@ KSIM_VECTOR V frexp(A x, ksim::vector_like<int, V> &exponent) {
   V r;
   KSIM_COMPONENTS(frexp(x.at(i), exponent.at(i)));
 }
-KSIM_VECTOR V modf(A x, V &whole) {
+KSIM_VECTOR V modf(A x, ksim::same<V> &whole) {
   V r;
   KSIM_COMPONENTS(modf(x.at(i), whole.at(i)));
 }
-KSIM_VECTOR V sincos(A x, V &cosine) {
+KSIM_VECTOR V sincos(A x, ksim::same<V> &cosine) {
   V r;
   KSIM_COMPONENTS(sincos(x.at(i), cosine.at(i)));
 }
@@ -138,8 +138,7 @@ KSIM_VECTOR ksim::element<V> distance_squared(A x, A y) { return length_squared(
 KSIM_VECTOR ksim::element<V> distance(A x, A y) { return length(x - y); }
 KSIM_VECTOR V normalize(A x) { return x * rsqrt(dot(x, x)); }
 KSIM_VECTOR V faceforward(A n, A incident, A reference) {
-  const V r = n;
-  return dot(reference, incident) < 0 ? r : -r;
+  return dot(reference, incident) < 0 ? V(n) : -V(n);
 }
 KSIM_VECTOR V reflect(A incident, A n) { return incident - n * (2 * dot(n, incident)); }
 KSIM_VECTOR V refract(A incident, A n, ksim::element<V> eta) {
