@@ -1,0 +1,490 @@
+# SPDX-License-Identifier: MIT
+"""Runs .cu files: single kernels with load(), host launchers and all with build().
+
+>>> source = '''
+... __global__ void twice(float* y, int n) {
+...   const int i = blockIdx.x * blockDim.x + threadIdx.x;
+...   if (i < n) y[i] *= 2;
+... }
+... extern "C" int launch_twice(float* y, int n, cudaStream_t stream) {
+...   twice<<<(n + 127) / 128, 128, 0, stream>>>(y, n);
+...   return cudaGetLastError();
+... }
+... '''
+>>> y = np.arange(4, dtype=np.float32)
+>>> load(source=source).kernel("twice")([y, 4], grid=1, block=32)
+>>> y
+array([0., 2., 4., 6.], dtype=float32)
+>>> library = build(source=source)  # library.path is what nvcc -shared would give, for CPUs
+>>> library.functions.launch_twice(ctypes.c_void_p(y.ctypes.data), 4, None)
+0
+>>> y
+array([ 0.,  4.,  8., 12.], dtype=float32)
+"""
+
+import ctypes
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kernelsim import arch as architectures
+from kernelsim import arguments, checks, cu, launch, toolchain
+from kernelsim.arch import Arch
+from kernelsim.arguments import Described
+from kernelsim.audit import Around, Compulsory
+from kernelsim.audit import build as build_audited
+from kernelsim.audit import launched as audit_of
+from kernelsim.errors import ArgumentError, SourceError
+from kernelsim.launch import Grid, Options, three
+from kernelsim.lint import Finding
+from kernelsim.traffic import Audit
+
+WHOLE = 64  # kernels that are no templates are compiled together, in a larger file as they are asked for
+HOST = ("cuda/launch.cpp", "cuda/host.cpp", "cuda/device.cpp")
+FLAGS = (
+    "-fdeclspec",  # threadIdx.x is a property
+    "-fsigned-char",  # on AArch64 too, so that all machines agree
+    "-fno-strict-aliasing",  # kernels read weights through pointers of other types
+    "-fno-finite-loops",  # a loop that never ends is not taken out
+    "-fstrict-flex-arrays=3",  # an array that ends a struct has the size it says
+    "-fno-math-errno",
+    "-ffp-contract=fast-honor-pragmas",  # nvcc's -fmad=true: products and sums are fused, but for __fmul_rn and its like
+    *("-Xclang", "-ffloat16-excess-precision=none"),  # half arithmetic is rounded after every operation
+    "-fno-strict-float-cast-overflow",
+    "-fsanitize=integer-divide-by-zero,bounds,alignment",  # GPUs fault at misaligned addresses
+    "-fno-sanitize-recover=all",
+    "-gline-tables-only",
+)
+HOST_FLAGS = (*toolchain.ENGINE_FLAGS, "-fdeclspec")
+
+# ---- Headers that sources include. The preprocessor sees none of them: a pragma stays in their place, of which the
+# rewriter makes the #include again, so that only the source's own tokens are rewritten.
+
+_ROOMS = {
+    "constants": "math_constants.h",
+    "half": "cuda_fp16.h cuda_fp16.hpp",
+    "bfloat16": "cuda_bf16.h cuda_bf16.hpp",
+    "fp8": "cuda_fp8.h cuda_fp8.hpp",
+    "fp4": "cuda_fp4.h cuda_fp4.hpp",
+    "wmma": "mma.h",
+    "pipeline": "cuda_pipeline.h cuda_pipeline_primitives.h",
+    "cooperative_groups": "cooperative_groups.h cooperative_groups/reduce.h cooperative_groups/scan.h "
+    "cooperative_groups/memcpy_async.h",
+    "driver": "cuda.h",
+    "cuda": "cuda_runtime.h cuda_runtime_api.h device_launch_parameters.h driver_types.h vector_types.h "
+    "vector_functions.h device_functions.h device_atomic_functions.h builtin_types.h host_defines.h math_functions.h "
+    "cuda_profiler_api.h cudaProfiler.h cuda_device_runtime_api.h sm_20_intrinsics.h sm_30_intrinsics.h "
+    "sm_32_intrinsics.h sm_35_intrinsics.h sm_60_atomic_functions.h sm_61_intrinsics.h crt/host_defines.h",
+}
+_STANDARD = (
+    "algorithm any array atomic bit bitset cassert cctype cerrno cfenv cfloat charconv chrono cinttypes climits clocale "
+    "cmath complex concepts condition_variable csetjmp csignal cstdarg cstddef cstdint cstdio cstdlib cstring ctime "
+    "cuchar cwchar deque exception execution filesystem forward_list fstream functional future initializer_list iomanip "
+    "ios iosfwd iostream istream iterator limits list locale map memory memory_resource mutex new numbers numeric "
+    "optional ostream queue random ranges ratio regex scoped_allocator set shared_mutex source_location span sstream "
+    "stack stdexcept streambuf string string_view system_error thread tuple type_traits typeindex typeinfo "
+    "unordered_map unordered_set utility valarray variant vector version "
+    "assert.h complex.h ctype.h errno.h fenv.h float.h inttypes.h limits.h locale.h math.h setjmp.h signal.h stdalign.h "
+    "stdarg.h stdbool.h stddef.h stdint.h stdio.h stdlib.h string.h strings.h tgmath.h time.h wchar.h "
+    "dirent.h dlfcn.h fcntl.h getopt.h glob.h libgen.h malloc.h memory.h netdb.h poll.h pthread.h sched.h "
+    "semaphore.h unistd.h arpa/inet.h netinet/in.h sys/file.h sys/ioctl.h sys/mman.h sys/resource.h sys/socket.h "
+    "sys/stat.h sys/time.h sys/times.h sys/types.h sys/un.h sys/utsname.h sys/wait.h x86intrin.h immintrin.h omp.h"
+)
+_NDEBUG = "#ifdef NDEBUG\n#pragma ksim define NDEBUG\n#else\n#pragma ksim undef NDEBUG\n#endif\n"
+_VERSION = 13000  # of CUDA; nvcc is 13.0
+_MACROS = (
+    "__CUDACC__=1",
+    "__NVCC__=1",
+    "__CUDACC_VER_MAJOR__=13",
+    "__CUDACC_VER_MINOR__=0",
+    "__CUDACC_VER_BUILD__=88",
+    "__CUDACC_EXTENDED_LAMBDA__=1",
+    "__CUDACC_RELAXED_CONSTEXPR__=1",
+    f"CUDART_VERSION={_VERSION}",
+    f"CUDA_VERSION={_VERSION}",
+    "__CUDA_ARCH_HAS_FEATURE__(feature)=__CUDA_ARCH_FEAT_##feature",
+    "__KERNELSIM__=1",
+    "CUDART_CB=",
+    "__forceinline__=inline __attribute__((always_inline))",
+    "__noinline__=__attribute__((noinline))",
+    "__align__(n)=__attribute__((aligned(n)))",
+    "__builtin_align__(n)=__attribute__((aligned(n)))",
+    "__CUDA_ALIGN__(n)=__attribute__((aligned(n)))",
+    "_GNU_SOURCE=1",
+)
+
+
+def _stubs(system: Iterable[str]) -> Path:
+    rooms = {h: f'#pragma ksim include "cuda/{room}.hpp"\n' for room, names in _ROOMS.items() for h in names.split()}
+    standard = {header: f"#pragma ksim include <{header}>\n" for header in (*_STANDARD.split(), *system)}
+    for header in ("assert.h", "cassert"):
+        standard[header] = _NDEBUG + standard[header]
+    return toolchain.stubs("cuda", {**standard, **rooms})
+
+
+def _preprocess(file: Path, target: Arch, include: Sequence[str | Path], defines: Sequence[str]) -> str:
+    system: list[str] = []  # headers of this machine that are in no list above
+    while True:
+        try:
+            return toolchain.find().run(
+                *("-E", "-x", "c++", "-std=c++17", "-nostdinc", "-nostdinc++", "-Wno-everything"),  # nvcc 13's standard
+                *(
+                    "-fgnuc-version=13.3.0",
+                    "-U__clang__",
+                    "-U__clang_major__",
+                    "-U__clang_minor__",
+                    "-U__clang_version__",
+                ),
+                *(f"-D{macro}" for macro in (*_MACROS, *target.macros, *defines)),
+                *(f"-I{folder}" for folder in include),
+                f"-I{_stubs(system)}",  # before what zig c++ adds in spite of -nostdinc
+                str(file),
+            )
+        except SourceError as error:
+            missing = re.search(r"fatal error: '([\w./+-]+)' file not found", str(error))
+            if not missing or missing[1] in system or not _is_system_header(missing[1]):
+                raise
+            system.append(missing[1])
+
+
+def _is_system_header(name: str) -> bool:
+    try:
+        toolchain.find().run("-fsyntax-only", "-x", "c++", "-", stdin=f"#include <{name}>\n")
+    except SourceError:
+        return False
+    return True
+
+
+def _file(path: str | Path | None, source: str | None) -> Path:
+    if (path is None) == (source is None):
+        raise ArgumentError("give either path or source")
+    file = toolchain.keep(source, ".cu") if source is not None else Path(path or "")
+    if not file.is_file():
+        raise ArgumentError(f"path: there is no file {file}")
+    return file
+
+
+def _unit(source: cu.Source, target: Arch, entries: Sequence[str] = ()) -> str:
+    """The translation unit: CUDA's headers, the rewritten source, the device, an entry for each kernel."""
+    d = target.device
+    fields = (
+        *(f'"{d.name}"', d.capability // 10, d.capability % 10, architectures.DEFAULT_SHARED, d.shared_optin),
+        *(d.shared_of_multiprocessor, d.shared_reserved, d.multiprocessors, d.threads_of_multiprocessor),
+        *(d.blocks_of_multiprocessor, d.l2, d.memory, int(d.integrated)),
+    )
+    lines = ['#include "cuda/cuda.hpp"', '#include "cuda/bind.hpp"']
+    lines += ['#include "cuda/ptx.hpp"'] if source.has_asm else []
+    lines += [source.body, '# 1 "kernelsim entries"']
+    lines.append(f"const ksim::cuda::Device ksim::cuda::device = {{{', '.join(map(str, fields))}}};")
+    lines += [_entry(number, expression) for number, expression in enumerate(entries)]
+    return "\n".join(lines)
+
+
+def _entry(number: int, expression: str) -> str:
+    kernel = f"&{expression}"
+    return (
+        f'extern "C" void ksim_entry_{number}(void *table) '
+        f"{{ ksim::cuda::enter({kernel}, static_cast<void **>(table)); }}\n"
+        f'extern "C" const ksim::cuda::Description *ksim_parameters_{number}() '
+        f"{{ return ksim::cuda::describe_all({kernel}); }}\n"
+        f'extern "C" unsigned long long ksim_constants_{number}() {{ return ksim::cuda::constants({kernel}); }}\n'
+        f'extern "C" int ksim_bounds_{number}() {{ return ksim::cuda::kernel_of({kernel})->max_threads; }}'
+    )
+
+
+def _compile(unit: str, *, audited: bool = False) -> Path:
+    compiler = toolchain.find()
+    objects = [compiler.engine()]
+    objects += [compiler.compile((toolchain.RUNTIME / name).read_text(), HOST_FLAGS, suffix=".o") for name in HOST]
+    compile_ = functools.partial(build_audited, compiler) if audited else compiler.compile
+    return compile_(unit, FLAGS, suffix=".so", objects=objects)
+
+
+def load(
+    path: str | Path | None = None,
+    *,
+    source: str | None = None,
+    arch: str = "sm_90",
+    include: Sequence[str | Path] = (),
+    defines: Sequence[str] = (),
+    kernels: Iterable[str] = (),
+) -> "Library":
+    """Reads a .cu file, or source text, and finds its __global__ functions.
+
+    Args:
+        path: the file.
+        source: the text, instead of a file.
+        arch: what nvcc -arch takes, such as sm_120a; one of kernelsim.arch.ARCHS.
+        include: folders for #include.
+        defines: macros, as NAME or NAME=value.
+        kernels: names to be compiled together, templates with their arguments. Others are compiled as they are asked for.
+
+    Raises:
+        SourceError: it cannot be parsed. ToolchainError: no clang++. ArgumentError: an unknown architecture.
+    """
+    file, target = _file(path, source), architectures.find(arch)
+    return Library(file, _preprocess(file, target, include, defines), target, tuple(kernels))
+
+
+def build(
+    path: str | Path | None = None,
+    *,
+    source: str | None = None,
+    arch: str = "sm_90",
+    include: Sequence[str | Path] = (),
+    defines: Sequence[str] = (),
+    audit: bool = False,
+) -> "HostLibrary":
+    """Compiles a .cu file with its host code to a shared library that has the C ABI that nvcc gives it.
+
+    Args as load(), and audit: kernelsim.audit.record() can count what its kernels ask of memory. Raises what load() raises, and SourceError if it does not compile.
+    """
+    file, target = _file(path, source), architectures.find(arch)
+    rewritten = cu.rewrite(_preprocess(file, target, include, defines), arch)
+    return HostLibrary(_compile(_unit(rewritten, target), audited=audit))
+
+
+class Library:
+    """The kernels of one file."""
+
+    def __init__(self, path: Path, preprocessed: str, target: Arch, together: tuple[str, ...]) -> None:
+        self.path = path
+        self.preprocessed = preprocessed
+        self.source = cu.rewrite(preprocessed, target.name, host=False)
+        self.arch = target
+        self._together = together
+        for expression in together:
+            self._entry(expression)
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The names of all kernels; templates need arguments behind theirs to be launched."""
+        return tuple(self.source.entries)
+
+    def kernel(self, name: str) -> "Kernel":
+        """The kernel of this name, such as scale or gemv<128, __half>, compiled.
+
+        Raises:
+            ArgumentError: there is no such kernel. SourceError: it does not compile.
+        """
+        return self._kernel(name, audited=False)
+
+    def _kernel(self, name: str, *, audited: bool) -> "Kernel":
+        entry = self._entry(name)
+        names = self._names(name)
+        path, library = self._compile(names, audited=audited)
+        return Kernel(self, name, entry, path, library, names.index(name))
+
+    def check(self) -> list[Finding]:
+        """Compiles the whole file, host code too; what clang does not find is not found.
+
+        Raises:
+            SourceError: it does not compile.
+        """
+        _compile(_unit(cu.rewrite(self.preprocessed, self.arch.name), self.arch))
+        return []
+
+    def _entry(self, name: str) -> cu.Entry:
+        base, bracket, _ = name.partition("<")
+        entry = self.source.entries.get(base.strip())
+        if entry is None:
+            known = ", ".join(list(self.kernels)[:20]) or "none"
+            raise ArgumentError(f"{self.path.name} has no kernel {base.strip()!r}; it has {known}")
+        if entry.is_template and not bracket:
+            raise ArgumentError(f"{entry.name} is a template: give its arguments, {entry.name}<...>")
+        return entry
+
+    def _names(self, name: str) -> tuple[str, ...]:
+        """The kernels that are compiled with this one."""
+        whole = tuple(entry.name for entry in self.source.entries.values() if not entry.is_template)
+        if name in self._together:
+            return self._together
+        return whole if name in whole and len(whole) <= WHOLE else (name,)
+
+    @functools.cache  # noqa: B019 - a library lives as long as its kernels
+    def _compile(self, names: tuple[str, ...], *, audited: bool) -> tuple[Path, ctypes.CDLL]:
+        path = _compile(_unit(self.source, self.arch, names), audited=audited)
+        return path, ctypes.CDLL(str(path))
+
+
+class Kernel:
+    """A compiled kernel; call it to run it."""
+
+    def __init__(
+        self, source: Library, name: str, entry: cu.Entry, path: Path, library: ctypes.CDLL, number: int
+    ) -> None:
+        self.name = name
+        self.arch = source.arch
+        self._source = source
+        self._around: Around = nullcontext  # a launch: the audit's
+        self._path = path
+        self._library = library
+        self._number = number
+        self._names = entry.parameters
+
+    @functools.cached_property
+    def parameters(self) -> list[Described]:
+        """Its arguments: name, index, type and constness."""
+        described = list(arguments.describe(self._library, self._number))
+        function = self._library[f"ksim_constants_{self._number}"]
+        function.restype = ctypes.c_ulonglong
+        constants = function()
+        if len(described) != len(self._names):
+            raise SourceError(f"{self.name} has {len(described)} parameters, not {len(self._names)}: {self._names}")
+        return [
+            Described(name, n, bool(constants >> n & 1), *kind, optional=kind[-1])  # any pointer may be null
+            for n, (name, kind) in enumerate(zip(self._names, described, strict=True))
+        ]
+
+    @functools.cached_property
+    def max_threads(self) -> int:
+        """Threads of a block by __launch_bounds__; 0 = it has none."""
+        return int(self._library[f"ksim_bounds_{self._number}"]())
+
+    def __call__(
+        self,
+        args: Mapping[str | int, Any] | Sequence[Any],
+        *,
+        grid: int | Sequence[int],
+        block: int | Sequence[int],
+        shared: int = 0,
+        **options: Any,
+    ) -> None:
+        """Runs the kernel; arrays that it writes hold the results.
+
+        Args:
+            args: arrays and scalars in order, or by index or name. Arrays are C-contiguous and of the parameter's
+                element type, unsigned integers of its size, or, for structs and bytes, anything; None is a null pointer.
+            grid: blocks in x, y, z.
+            block: threads of a block in x, y, z.
+            shared: bytes of dynamic shared memory; what cudaFuncSetAttribute would have to allow is allowed.
+            options: see Options.
+
+        Raises:
+            ArgumentError: an argument is missing, superfluous or of the wrong type; the message names it.
+            KernelFault: the kernel did what it must not do. TimeLimitExceeded: it ran too long.
+        """
+        launched = Grid(three(grid, "grid"), three(block, "block"))
+        threads = launched.group[0] * launched.group[1] * launched.group[2]
+        if self.max_threads and threads > self.max_threads:
+            raise ArgumentError(f"block has {threads} threads; {self.name} says __launch_bounds__({self.max_threads})")
+        limit = self.arch.device.shared_optin
+        if not 0 <= shared <= limit:
+            raise ArgumentError(f"shared: {self.arch.name} has 0 to {limit} bytes for a block, not {shared}")
+        chosen = Options(**arguments.known_options(options))
+        with arguments.bind(self.parameters, args, self.name, chosen.guard) as bound:
+            with self._around(bound):
+                launch.run(
+                    self._library,
+                    self._path,
+                    entry=f"ksim_entry_{self._number}",
+                    kernel=self.name,
+                    pointers=bound.pointers(max(arguments.MAX_BUFFERS, len(self._names))),
+                    grid=launched,
+                    dynamic=[shared],
+                    shared_limit=limit,
+                    options=chosen,
+                    bound=bound.guarded,
+                    cuda=True,
+                )
+            bound.finish("block")
+
+    def check(self, args: Mapping[str | int, Any] | Sequence[Any], **launched: Any) -> None:
+        """Runs the kernel in three schedules, which must give the same bits, then leaves the results in args.
+
+        Raises:
+            ScheduleError: they differ, and so would a GPU's from run to run. Otherwise what a call raises.
+        """
+        checks.schedules(self, args, launched)
+
+    def audit(
+        self,
+        args: Mapping[str | int, Any] | Sequence[Any],
+        *,
+        compulsory: Compulsory | None = None,
+        **launched: Any,
+    ) -> Audit:
+        """Runs the kernel once and counts what it asks of memory; arrays that it writes hold the results.
+
+        Args:
+            args: as for a call.
+            compulsory: bytes that must be moved, by argument name; "all": each array as a whole.
+            launched: as for a call.
+        """
+        one = self._source._kernel(self.name, audited=True)  # noqa: SLF001 - of this module
+
+        def run(around: Around) -> None:
+            one._around = around
+            one(args, **launched)
+
+        return audit_of(run, one._library, one._path, compulsory, banks=True)
+
+
+class _Options(ctypes.Structure):  # Options of host.hpp
+    _fields_ = [
+        ("schedule", ctypes.c_int),
+        ("seed", ctypes.c_uint32),
+        ("convergence", ctypes.c_int),
+        ("workers", ctypes.c_int),
+        ("seconds", ctypes.c_double),
+    ]
+
+
+class HostLibrary:
+    """A shared library of host launchers.
+
+    It holds all that it needs, so path can be given to ctypes, cffi or a linker like the library that nvcc makes. Device
+    memory is memory of the process: launchers may be given NumPy's, or kernelsim.guarded() arrays.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.functions = ctypes.CDLL(str(path))
+        self.functions.ksim_last_error.restype = ctypes.c_char_p
+        self.functions.ksim_last_fault.restype = ctypes.POINTER(launch.Fault)
+        self.configure()
+
+    def configure(self, **options: Any) -> None:
+        """How grids are run from now on, see Options; a fault that nothing worked after is forgotten."""
+        chosen = Options(**arguments.known_options(options))
+        fields = _Options(
+            launch.SCHEDULES.index(chosen.schedule),
+            chosen.seed,
+            launch.CONVERGENCE.index(chosen.convergence),
+            chosen.workers or launch.default_workers(),
+            chosen.time_limit,
+        )
+        self.functions.ksim_configure(ctypes.byref(fields))
+
+    def error(self) -> str:
+        """What went wrong last, with file, line, kernel, block and thread where a kernel did it; "" if nothing did."""
+        fault = self.fault()
+        return str(fault) if fault else str(self.functions.ksim_last_error().decode(errors="replace"))
+
+    def fault(self) -> Exception | None:
+        """The last error as an exception, if it was a kernel's fault."""
+        name = ctypes.c_char_p()
+        found = self.functions.ksim_last_fault(ctypes.byref(name))
+        if not found:
+            return None
+        kernel = (name.value or b"").decode(errors="replace")
+        return launch.as_error(found.contents, kernel, self.path, (), "block")
+
+    def check(self, code: int) -> None:
+        """Raises what a code other than 0, which a launcher has returned, stands for.
+
+        Raises:
+            KernelFault: a kernel did what it must not do. ArgumentError: otherwise, with the error's words.
+        """
+        if code:
+            raise self.fault() or ArgumentError(f"error {code}: {self.error()}")
+
+
+def addresses(*arrays: np.ndarray[Any, Any]) -> tuple[ctypes.c_void_p, ...]:
+    """Where arrays lie, for ctypes."""
+    return tuple(ctypes.c_void_p(array.ctypes.data) for array in arrays)

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: MIT
+// What a .cu file has without including anything: the device language, the runtime API, and the C library.
+// cuda_fp16.h and its like stand in rooms of their own: half.hpp, bfloat16.hpp, fp8.hpp, fp4.hpp, wmma.hpp,
+// cooperative_groups.hpp, pipeline.hpp; inline assembly in ptx.hpp.
+#pragma once
+#include <assert.h>
+#include <limits.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "atomic.hpp"
+#include "host.hpp"
+#include "integer.hpp"
+#include "math.hpp"
+#include "memory.hpp"
+#include "types.hpp"
+#include "warp.hpp"
