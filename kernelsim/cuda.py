@@ -337,7 +337,7 @@ class Kernel:
         if len(described) != len(self._names):
             raise SourceError(f"{self.name} has {len(described)} parameters, not {len(self._names)}: {self._names}")
         return [
-            Described(name, n, bool(constants >> n & 1), *kind, optional=kind[-1])  # any pointer may be null
+            Described(name, n, bool(constants >> n & 1), *kind)
             for n, (name, kind) in enumerate(zip(self._names, described, strict=True))
         ]
 
@@ -376,6 +376,9 @@ class Kernel:
         limit = self.arch.device.shared_optin
         if not 0 <= shared <= limit:
             raise ArgumentError(f"shared: {self.arch.name} has 0 to {limit} bytes for a block, not {shared}")
+        for parameter, value in arguments.pair(self.parameters, args, self.name):
+            if value is None and not parameter.pointer:
+                raise ArgumentError(f"{parameter.name} (argument {parameter.index}) is a {parameter.type}, not None")
         chosen = Options(**arguments.known_options(options))
         with arguments.bind(self.parameters, args, self.name, chosen.guard) as bound:
             with self._around(bound):

@@ -28,9 +28,8 @@ from kernelsim.tokens import word as token_word
 KEYWORDS = ("asm", "__asm__", "__asm")
 _QUALIFIERS = ("volatile", "__volatile__", "inline", "__inline__")
 _CONSTRAINTS = {"h": 16, "r": 32, "f": 32, "l": 64, "d": 64, "q": 128}  # and "n", an integer constant
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "\\": "\\", '"': '"', "'": "'", "v": "\v", "f": "\f", "a": "\a"}
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "'": "'", "v": "\v", "f": "\f", "a": "\a", "\n": ""}
 _PTX = "::ksim::ptx::"
-_numbers = itertools.count()  # of labels and of statements that cannot be translated
 
 
 @dataclass(frozen=True)
@@ -64,21 +63,22 @@ def asm(tokens: Tokens, i: int, arch: str | None = None) -> tuple[int, Tokens]:
         raise SourceError(f"{place(tokens, i)}: asm {token_word(tokens, j)} is not supported")
     end = closing(tokens, j)
     try:
-        statement = translate(*_sections(tokens[j + 1 : end]), arch)
+        template, outputs, inputs, clobbers = _sections(tokens[j + 1 : end])
+        statement = translate(template, outputs, inputs, arch, memory="memory" in clobbers, number=i)
     except SourceError as error:
-        statement = refusal(str(error))
+        statement = refusal(str(error), number=i)
     return end, [*tokenize(statement), line_ends(tokens[i:end])]
 
 
-def refusal(reason: str) -> str:
+def refusal(reason: str, number: int) -> str:
     """C++ that compiles where it is never used, and otherwise gives the reason as the compiler's error."""
-    name = f"ksim_asm_{next(_numbers)}"
+    name = f"ksim_asm_{number}"
     reason = reason.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
     return f'do {{ void {name}() __attribute__((error("asm: {reason}"))); {name}(); }} while (0)'
 
 
-def _sections(inside: Tokens) -> tuple[str, list[AsmOperand], list[AsmOperand]]:
-    """Template, outputs and inputs of what stands between the brackets."""
+def _sections(inside: Tokens) -> tuple[str, list[AsmOperand], list[AsmOperand], list[str]]:
+    """Template, outputs, inputs and clobbers of what stands between the brackets."""
     parts: list[Tokens] = [[]]
     depth = 0
     for kind, now in inside:
@@ -88,11 +88,14 @@ def _sections(inside: Tokens) -> tuple[str, list[AsmOperand], list[AsmOperand]]:
                 parts += [[] for _ in now]
                 continue
         parts[-1].append((kind, now))
-    strings = solid(parts[0])
-    if not strings or any(kind != "string" for kind, _ in strings):
+    parts += [[], [], []]
+    strings, outputs, inputs, clobbers = parts[:4]
+    literals = solid(strings)
+    if not literals or any(kind != "string" for kind, _ in literals):
         raise SourceError("the instructions are not a string literal")
-    operands = [[_operand(part) for part in split(section)] for section in [*parts, [], []][1:3]]
-    return "".join(unquote(literal) for _, literal in strings), operands[0], operands[1]
+    template = "".join(unquote(literal) for _, literal in literals)
+    named = [unquote(literal) for kind, literal in clobbers if kind == "string"]
+    return template, [_operand(part) for part in split(outputs)], [_operand(part) for part in split(inputs)], named
 
 
 def _operand(tokens: Tokens) -> AsmOperand:
@@ -110,33 +113,43 @@ def unquote(literal: str) -> str:
     if raw:
         return raw[2]
     body = literal[literal.index('"') + 1 : -1]
-    return re.sub(
-        r"\\(x[0-9a-fA-F]+|[0-7]{1,3}|\n|.)",
-        lambda m: (
-            ""
-            if m[1] == "\n"
-            else chr(int(m[1][1:], 16))
-            if m[1][0] == "x"
-            else chr(int(m[1], 8))
-            if m[1][0] in "01234567"
-            else _ESCAPES.get(m[1], m[1])
-        ),
-        body,
-        flags=re.DOTALL,
-    )
+    return re.sub(r"\\(x[0-9a-fA-F]+|[0-7]{1,3}|\n|.)", lambda m: _escape(m[1]), body, flags=re.DOTALL)
 
 
-def translate(template: str, outputs: list[AsmOperand], inputs: list[AsmOperand], arch: str | None = None) -> str:
+def _escape(behind: str) -> str:
+    """The character for what stands behind a backslash; none for the end of a line."""
+    if behind[0] == "x" and len(behind) > 1:
+        return chr(int(behind[1:], 16))
+    if behind[0] in "01234567":
+        return chr(int(behind, 8))
+    return _ESCAPES.get(behind, behind)
+
+
+def translate(
+    template: str,
+    outputs: list[AsmOperand],
+    inputs: list[AsmOperand],
+    arch: str | None = None,
+    *,
+    memory: bool = False,
+    number: int = 0,
+) -> str:
     """C++ for the instructions of template.
+
+    Args:
+        arch: see asm().
+        memory: the compiler must not move memory accesses across it.
+        number: of the statement, another one for each of a function.
 
     Raises:
         SourceError: they cannot be translated; the message names the instruction.
     """
-    statement = _Statement(arch)
+    statement = _Statement(arch, number)
     before, after = statement.bind(outputs, inputs)
-    statement.block(template if outputs or inputs or "%%" in template else template.replace("%", "%%"))
+    statement.block(template)
     declared = [f"{_type(r.width)} {r.cpp} = {r.start};" for r in statement.declared]
-    return " ".join(["do {", *before, *declared, *statement.code, *after, "} while (0)"])
+    fence = ["__atomic_signal_fence(__ATOMIC_SEQ_CST);"] if memory else []
+    return " ".join(["do {", *before, *declared, *fence, *statement.code, *fence, *after, "} while (0)"])
 
 
 @dataclass(frozen=True)
@@ -167,11 +180,11 @@ class _Statement:
     """An asm statement while it is translated."""
 
     arch: str | None
+    number: int
     operands: list[Register] = field(default_factory=list)
     scopes: list[dict[str, Register]] = field(default_factory=lambda: [{}])
     declared: list[Register] = field(default_factory=list)
     code: list[str] = field(default_factory=list)
-    number: int = field(default_factory=lambda: next(_numbers))
 
     def bind(self, outputs: list[AsmOperand], inputs: list[AsmOperand]) -> tuple[list[str], list[str]]:
         """C++ that takes the operands in, and that which gives the outputs back."""
@@ -313,7 +326,7 @@ class _Statement:
             raise SourceError(f"{word} is not an address in [ ]")
         terms = re.findall(r"[+-]?[^+-]+", re.sub(r"\s|\+(?=-)", "", inside[1]))
         parts = [self.source(term.lstrip("+")) for term in terms]
-        return [f"{_PTX}at<{operand.space.format(**values)}>({', '.join(parts)})"]
+        return [f"{_PTX}at<{operand.space.format(**values)}>(::ksim::here(), {', '.join(parts)})"]
 
     def predicate_result(self, word: str) -> str:
         return self.scratch(1) if word == "_" else self.predicate(word)

@@ -24,6 +24,22 @@ def main() -> None:
             run(str(env / "bin/roofbench"), "bench", "--suite", "quick", *suite, cwd=away)
             (result,) = (away / "roofbench-runs").glob("*.json")
             print(f"== {built.name} wrote {result.name}", flush=True)
+            simulate(env / "bin/python", away)
+
+
+def simulate(python: Path, away: Path) -> None:
+    """Runs a kernel of each language with the kernelsim that was installed."""
+    find = subprocess.run([str(python), "-c", "from kernelsim import toolchain; toolchain.find()"], check=False)
+    if find.returncode:
+        run(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "ziglang")
+    body = "{ y[i] = i * i; }\n"
+    (away / "square.metal").write_text(
+        f"kernel void square(device float* y, uint i [[thread_position_in_grid]]) {body}"
+    )
+    (away / "square.cu").write_text(f"__global__ void square(float* y) {{ int i = threadIdx.x; {body} }}\n")
+    for name in ("square.metal", "square.cu"):
+        launch = ("--kernel", "square", "--arg", "y=poison:f32:8", "--grid", "8" if ".metal" in name else "1")
+        run(str(python), "-m", "kernelsim", "run", name, *launch, "--threadgroup", "8", cwd=away)
 
 
 def run(*command: str, cwd: Path | None = None) -> None:

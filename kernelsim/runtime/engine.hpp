@@ -16,7 +16,7 @@ namespace ksim {
 constexpr int kLanes = 32;        // of a simdgroup or warp
 constexpr int kMaxThreads = 1024; // of a threadgroup or block
 constexpr int kSlots = 31;        // dynamic threadgroup arrays; CUDA has one
-constexpr int kBarriers = 16;     // bar.sync 0 to 15
+constexpr int kBarriers = 17;     // bar.sync 0 to 15, and one for what a language adds
 
 #define KSIM_INLINE \
   inline __attribute__((always_inline, nodebug)) // faults inside are reported at the caller's line

@@ -146,8 +146,8 @@ def hard_inputs(f):
     with np.errstate(over="ignore"):
         points = np.concatenate([grid, (grid[1:] + grid[:-1]) / 2]).astype(np.float32)
         points = np.concatenate([points, np.nextafter(points, np.float32(np.inf)), np.nextafter(points, np.float32(0))])
-    bits = np.random.default_rng(0).integers(0, 2**32, 1 << 19, dtype=np.uint64).astype(np.uint32)
-    near = np.random.default_rng(1).standard_normal(1 << 17).astype(np.float32)
+    bits = np.random.default_rng(0).integers(0, 2**32, 1 << 17, dtype=np.uint64).astype(np.uint32)
+    near = np.random.default_rng(1).standard_normal(1 << 15).astype(np.float32)
     edges = np.array([0, 1, 0x7FFFFF, 0x800000, 0x7F7FFFFF, 0x7F800000, 0x7F800001, 0x7FC00000, 0x7FFFFFFF], np.uint32)
     x = np.concatenate([points, bits.view(np.float32), near, edges.view(np.float32)])
     return np.concatenate([x, -x])

@@ -59,6 +59,12 @@ template <Rounding kRounding> KSIM_INLINE __nv_bfloat16 to_bfloat16(float x) {
 }
 } // namespace ksim::cuda
 
+#define KSIM_T __nv_bfloat16
+#define KSIM_V __nv_bfloat162
+#include "sixteen_functions.hpp"
+#undef KSIM_T
+#undef KSIM_V
+
 // ---- Between bfloat16 and float
 
 KSIM_INLINE float __bfloat162float(__nv_bfloat16 a) { return a; }

@@ -62,6 +62,12 @@ template <Rounding kRounding> KSIM_INLINE __half to_half(float x) {
 }
 } // namespace ksim::cuda
 
+#define KSIM_T __half
+#define KSIM_V __half2
+#include "sixteen_functions.hpp"
+#undef KSIM_T
+#undef KSIM_V
+
 // ---- Between half and float
 
 KSIM_INLINE float __half2float(__half a) { return a; }

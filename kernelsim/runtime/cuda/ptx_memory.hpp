@@ -114,10 +114,10 @@ KSIM_INLINE void red_vector(unsigned char *p, Vec<R, kCount> b, Where where = he
 // ---- Addresses
 
 template <Space kSpace, class R, class A> KSIM_INLINE void to_generic(R &d, A a) {
-  d = R(uint64_t(at<kSpace>(a)));
+  d = R(as<uint64_t>(a) + (kSpace == kShared ? uint64_t(worker->window) : 0));
 }
 template <Space kSpace, class R, class A> KSIM_INLINE void from_generic(R &d, A a) {
-  d = R(kSpace == kShared ? uint64_t(as<uint64_t>(a)) - uint64_t(worker->window) : uint64_t(as<uint64_t>(a)));
+  d = R(as<uint64_t>(a) - (kSpace == kShared ? uint64_t(worker->window) : 0));
 }
 // What is not shared is taken for global memory; a CPU cannot tell it from local and constant memory.
 template <Space kSpace, class A> KSIM_INLINE void is_in_space(bool &p, A a) {

@@ -166,19 +166,24 @@ enum Space {
   kGeneric,
   kShared
 };
+// The window ends with a dynamic array that CUDA does not have.
+KSIM_INLINE uint64_t window_bytes() { return uint64_t(worker->dynamic[kSlots - 1] - worker->window); }
+KSIM_INLINE bool in_shared_window(const void *p) {
+  return uint64_t(p) - uint64_t(worker->window) < window_bytes();
+}
+
 template <Space kSpace, class R, class... Offsets>
-KSIM_INLINE unsigned char *at(R address, Offsets... offsets) {
+KSIM_INLINE unsigned char *at(Where where, R address, Offsets... offsets) {
   const uint64_t sum = (uint64_t(as<R>(address)) + ... + uint64_t(as<long long>(offsets)));
   if constexpr (kSpace == kShared) {
-    return worker->window + (sizeof(R) == 4 ? uint32_t(sum) : sum);
+    const uint64_t offset = sizeof(R) == 4 ? uint32_t(sum) : sum;
+    if (offset >= window_bytes())
+      fail(kMemory, where, "asm: %#llx is not an address of shared memory", (unsigned long long)offset);
+    return worker->window + offset;
   } else {
     static_assert(sizeof(R) == 8 || __is_same(R, Imm), "asm: a generic or global address has 64 bits");
     return reinterpret_cast<unsigned char *>(sum);
   }
-}
-KSIM_INLINE bool in_shared_window(const void *p) {
-  // Dynamic arrays lie behind the static variables; the last one is never used and lies at the very end.
-  return p >= worker->window && p < worker->dynamic[kSlots - 1];
 }
 KSIM_INLINE void check_alignment(const void *p, size_t bytes, const char *name, Where where) {
   if (uint64_t(p) & (bytes - 1))
@@ -187,57 +192,12 @@ KSIM_INLINE void check_alignment(const void *p, size_t bytes, const char *name, 
 
 // ---- Names of modifiers
 
+// clang-format off
 enum Name {
-  kLo,
-  kHi,
-  kEq,
-  kNe,
-  kLt,
-  kLe,
-  kGt,
-  kGe,
-  kLs,
-  kHs,
-  kEqu,
-  kNeu,
-  kLtu,
-  kLeu,
-  kGtu,
-  kGeu,
-  kNum,
-  kNan,
-  kAnd,
-  kOr,
-  kXor,
-  kAdd,
-  kMin,
-  kMax,
-  kInc,
-  kDec,
-  kExch,
-  kClamp,
-  kWrap,
-  kF4e,
-  kB4e,
-  kRc8,
-  kEcl,
-  kEcr,
-  kRc16,
-  kUp,
-  kDown,
-  kBfly,
-  kIdx,
-  kAll,
-  kAny,
-  kUni,
-  kCa,
-  kCg,
-  kSin,
-  kCos,
-  kLg2,
-  kEx2,
-  kRsqrt,
-  kTanh,
+  kLo, kHi, kEq, kNe, kLt, kLe, kGt, kGe, kLs, kHs, kEqu, kNeu, kLtu, kLeu, kGtu, kGeu, kNum, kNan,
+  kAnd, kOr, kXor, kAdd, kMin, kMax, kInc, kDec, kExch, kSin, kCos, kLg2, kEx2, kRsqrt, kTanh,
+  kClamp, kWrap, kF4e, kB4e, kRc8, kEcl, kEcr, kRc16, kUp, kDown, kBfly, kIdx, kAll, kAny, kUni, kCa, kCg,
 };
+// clang-format on
 
 } // namespace ksim::ptx

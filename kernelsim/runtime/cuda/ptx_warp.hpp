@@ -72,6 +72,7 @@ template <class T, Name kOp, bool kAbs, bool kNaN> inline void reduce(Lanes &lan
     else
       all = kOp == kMin ? min<T, false, kNaN>(all, value(lane)) : max<T, false, kNaN>(all, value(lane));
   });
+  all = canonical(all);
   cuda::each_lane(lanes.active, [&](int lane) { lanes.result<T>(lane) = all; });
 }
 template <class T, Name kOp, bool kAbs = false, bool kNaN = false, class R, class A, class M>

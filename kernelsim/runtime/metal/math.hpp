@@ -29,6 +29,9 @@ KSIM_INLINE float sign(float x) { return x > 0 ? 1.0f : x < 0 ? -1.0f : x == 0 ?
 KSIM_INLINE float nextafter(float x, float y) { return __builtin_nextafterf(x, y); }
 KSIM_INLINE float hermite(float t) { return t * t * (3.0f - 2.0f * t); }
 
+// FP_ILOGB0 and FP_ILOGBNAN are INT_MIN here; C libraries differ.
+KSIM_INLINE int ilogb(float x) { return x == 0 || x != x ? -__INT_MAX__ - 1 : __builtin_ilogbf(x); }
+
 // The half next to x towards y.
 KSIM_INLINE half nextafter(half x, half y) {
   if (x != x || y != y) return x + y;
@@ -145,8 +148,8 @@ KSIM_INLINE float nextafter(float x, float y) { return ksim::nextafter(x, y); }
 KSIM_INLINE half nextafter(half x, half y) { return ksim::nextafter(x, y); }
 KSIM_INLINE float ldexp(float x, int k) { return __builtin_ldexpf(x, k); }
 KSIM_INLINE half ldexp(half x, int k) { return half(__builtin_ldexpf(x, k)); }
-KSIM_INLINE int ilogb(float x) { return __builtin_ilogbf(x); }
-KSIM_INLINE int ilogb(half x) { return __builtin_ilogbf(x); }
+KSIM_INLINE int ilogb(float x) { return ksim::ilogb(x); }
+KSIM_INLINE int ilogb(half x) { return ksim::ilogb(x); }
 KSIM_INLINE float frexp(float x, int &exponent) { return __builtin_frexpf(x, &exponent); }
 KSIM_INLINE half frexp(half x, int &exponent) { return half(__builtin_frexpf(x, &exponent)); }
 KSIM_INLINE float modf(float x, float &whole) {

@@ -2,29 +2,28 @@
 // Kernels that wait for mbarriers, and some that do it wrong.
 #include <stdint.h>
 
-__device__ inline uint32_t address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
-__device__ inline void init(uint64_t* barrier, uint32_t count) {
+__device__ inline uint32_t address(const void *p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+__device__ inline void init(uint64_t *barrier, uint32_t count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(address(barrier)), "r"(count));
 }
-__device__ inline void arrive(uint64_t* barrier) {
+__device__ inline void arrive(uint64_t *barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(address(barrier)));
 }
-__device__ inline void expect(uint64_t* barrier, uint32_t bytes) {
+__device__ inline void expect(uint64_t *barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address(barrier)), "r"(bytes));
 }
-__device__ inline void wait(uint64_t* barrier, uint32_t parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred P1;\n"
-      "WAIT:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 P1, [%0], %1;\n"
-      "@P1 bra DONE;\n"
-      "bra WAIT;\n"
-      "DONE:\n"
-      "}" ::"r"(address(barrier)),
-      "r"(parity));
+__device__ inline void wait(uint64_t *barrier, uint32_t parity) {
+  asm volatile("{\n"
+               ".reg .pred P1;\n"
+               "WAIT:\n"
+               "mbarrier.try_wait.parity.shared::cta.b64 P1, [%0], %1;\n"
+               "@P1 bra DONE;\n"
+               "bra WAIT;\n"
+               "DONE:\n"
+               "}" ::"r"(address(barrier)),
+               "r"(parity));
 }
-__device__ inline void bulk_load(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
+__device__ inline void bulk_load(void *to, const void *from, uint32_t bytes, uint64_t *barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                    address(to)),
                "l"(from), "r"(bytes), "r"(address(barrier))
@@ -32,7 +31,7 @@ __device__ inline void bulk_load(void* to, const void* from, uint32_t bytes, uin
 }
 
 // A thread brings tiles of 512 bytes through two stages, three warps add up their columns: y (96).
-__global__ void pipeline(const uint32_t* x, uint32_t* y, int tiles) {
+__global__ void pipeline(const uint32_t *x, uint32_t *y, int tiles) {
   __shared__ __align__(128) uint32_t stages[2][128];
   __shared__ uint64_t full[2], empty[2];
   if (threadIdx.x == 0) {
@@ -63,7 +62,7 @@ __global__ void pipeline(const uint32_t* x, uint32_t* y, int tiles) {
 }
 
 // y = x by way of shared memory, with or without the wait.
-template <bool kWait> __global__ void bulk_copy(const uint32_t* x, uint32_t* y) {
+template <bool kWait> __global__ void bulk_copy(const uint32_t *x, uint32_t *y) {
   __shared__ __align__(128) uint32_t tile[128];
   __shared__ uint64_t barrier;
   if (threadIdx.x == 0) init(&barrier, 1);
@@ -76,7 +75,7 @@ template <bool kWait> __global__ void bulk_copy(const uint32_t* x, uint32_t* y) 
   y[threadIdx.x] = tile[threadIdx.x];
 }
 
-template <bool kWait> __global__ void async_copy(const uint32_t* x, uint32_t* y) {
+template <bool kWait> __global__ void async_copy(const uint32_t *x, uint32_t *y) {
   __shared__ __align__(16) uint32_t tile[128];
   __shared__ uint64_t barrier;
   if (threadIdx.x == 0) init(&barrier, 32);
@@ -89,13 +88,14 @@ template <bool kWait> __global__ void async_copy(const uint32_t* x, uint32_t* y)
 }
 
 // y = x by a bulk store, whose source is written again before or after it has been read.
-template <bool kTooEarly> __global__ void bulk_store(const uint32_t* x, uint32_t* y) {
+template <bool kTooEarly> __global__ void bulk_store(const uint32_t *x, uint32_t *y) {
   __shared__ __align__(16) uint32_t tile[32];
   tile[threadIdx.x] = x[threadIdx.x];
   __syncthreads();
   if (threadIdx.x) return;
   asm volatile("fence.proxy.async.shared::cta;");
-  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(y), "r"(address(tile)), "n"(128));
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(y), "r"(address(tile)),
+               "n"(128));
   asm volatile("cp.async.bulk.commit_group;");
   if (kTooEarly) tile[3] = 0;
   asm volatile("cp.async.bulk.wait_group.read 0;");
@@ -103,7 +103,7 @@ template <bool kTooEarly> __global__ void bulk_store(const uint32_t* x, uint32_t
 }
 
 // Whether the phase of a state is complete: before the last arrival, behind it.
-__global__ void states(uint32_t* y) {
+__global__ void states(uint32_t *y) {
   __shared__ uint64_t barrier;
   uint64_t state;
   init(&barrier, 3);
@@ -115,7 +115,7 @@ __global__ void states(uint32_t* y) {
   asm volatile("mbarrier.inval.shared.b64 [%0];" ::"r"(address(&barrier)));
 }
 
-__global__ void waits_for_nobody(uint32_t* y) {
+__global__ void waits_for_nobody(uint32_t *y) {
   __shared__ uint64_t barrier;
   if (threadIdx.x == 0) init(&barrier, 2);
   __syncthreads();
@@ -123,16 +123,16 @@ __global__ void waits_for_nobody(uint32_t* y) {
   wait(&barrier, 0);
   *y = 1;
 }
-__global__ void not_initialised(uint32_t* y) {
+__global__ void not_initialised(uint32_t *y) {
   __shared__ uint64_t barrier;
   arrive(&barrier);
 }
-__global__ void too_many(uint32_t* y) {
+__global__ void too_many(uint32_t *y) {
   __shared__ uint64_t barrier;
   init(&barrier, 1);
   asm volatile("mbarrier.arrive.shared.b64 _, [%0], 2;" ::"r"(address(&barrier)));
 }
-__global__ void odd_size(uint32_t* y) {
+__global__ void odd_size(uint32_t *y) {
   __shared__ __align__(16) uint32_t tile[32];
   __shared__ uint64_t barrier;
   init(&barrier, 1);

@@ -22,7 +22,7 @@ class Fragment:
 
     source: str
     shape: tuple[int, int]
-    bits: int  # that an element takes of a register; 64 would be f64's
+    bits: int  # that an element takes of a register
     row: np.ndarray  # (32, elements of a thread)
     col: np.ndarray
 
@@ -53,10 +53,6 @@ def fragment(source, shape, bits, elements, row, col):
     return Fragment(source, shape, bits, full + row(i), full + col(i))
 
 
-def either(condition, yes, no):
-    return np.where(condition, yes, no)
-
-
 def within(i, *ranges):
     """ "0 <= i < 2 || 4 <= i < 6" is within(i, (0, 2), (4, 6))."""
     return np.logical_or.reduce([(i >= low) & (i < high) for low, high in ranges])
@@ -72,43 +68,43 @@ A = {
     ),
     ("m16n8k4", 32): fragment(  # .tf32
         "9.7.14.5.6, figure 65", (16, 4), 32, 2,
-        row=lambda i: either(i == 0, groupID, groupID + 8),
+        row=lambda i: np.where(i == 0, groupID, groupID + 8),
         col=lambda i: threadID_in_group,
     ),
     ("m16n8k8", 16): fragment(  # .f16, .bf16
         "9.7.14.5.7, figure 71", (16, 8), 16, 4,
-        row=lambda i: either(i < 2, groupID, groupID + 8),
+        row=lambda i: np.where(i < 2, groupID, groupID + 8),
         col=lambda i: threadID_in_group * 2 + (i & 0x1),
     ),
     ("m16n8k8", 32): fragment(  # .tf32
         "9.7.14.5.7, figure 72", (16, 8), 32, 4,
-        row=lambda i: either(within(i, (0, 1), (2, 3)), groupID, groupID + 8),
-        col=lambda i: either(i < 2, threadID_in_group, threadID_in_group + 4),
+        row=lambda i: np.where(within(i, (0, 1), (2, 3)), groupID, groupID + 8),
+        col=lambda i: np.where(i < 2, threadID_in_group, threadID_in_group + 4),
     ),
     ("m16n8k16", 16): fragment(  # .f16, .bf16
         "9.7.14.5.8, figure 79", (16, 16), 16, 8,
-        row=lambda i: either(within(i, (0, 2), (4, 6)), groupID, groupID + 8),
-        col=lambda i: either(i < 4, threadID_in_group * 2 + (i & 0x1), threadID_in_group * 2 + (i & 0x1) + 8),
+        row=lambda i: np.where(within(i, (0, 2), (4, 6)), groupID, groupID + 8),
+        col=lambda i: np.where(i < 4, threadID_in_group * 2 + (i & 0x1), threadID_in_group * 2 + (i & 0x1) + 8),
     ),
     ("m16n8k16", 8): fragment(  # .u8, .s8, .e4m3, .e5m2
         "9.7.14.5.9, figure 84", (16, 16), 8, 8,
-        row=lambda i: either(i < 4, groupID, groupID + 8),
+        row=lambda i: np.where(i < 4, groupID, groupID + 8),
         col=lambda i: threadID_in_group * 4 + (i & 0x3),
     ),
     ("m16n8k32", 4): fragment(  # .u4, .s4
         "9.7.14.5.10, figure 87", (16, 32), 4, 16,
-        row=lambda i: either(i < 8, groupID, groupID + 8),
+        row=lambda i: np.where(i < 8, groupID, groupID + 8),
         col=lambda i: threadID_in_group * 8 + (i & 0x7),
     ),
     ("m16n8k32", 8): fragment(  # .u8, .s8, .e4m3, .e5m2, .e3m2, .e2m3, .e2m1
         "9.7.14.5.10, figure 88", (16, 32), 8, 16,
-        row=lambda i: either(within(i, (0, 4), (8, 12)), groupID, groupID + 8),
-        col=lambda i: either(i < 8, threadID_in_group * 4 + (i & 0x3), threadID_in_group * 4 + (i & 0x3) + 16),
+        row=lambda i: np.where(within(i, (0, 4), (8, 12)), groupID, groupID + 8),
+        col=lambda i: np.where(i < 8, threadID_in_group * 4 + (i & 0x3), threadID_in_group * 4 + (i & 0x3) + 16),
     ),
     ("m16n8k64", 4): fragment(  # .u4, .s4, .e2m1
         "9.7.14.5.11, figure 93", (16, 64), 4, 32,
-        row=lambda i: either(within(i, (0, 8), (16, 24)), groupID, groupID + 8),
-        col=lambda i: either(i < 16, threadID_in_group * 8 + (i & 0x7), threadID_in_group * 8 + (i & 0x7) + 32),
+        row=lambda i: np.where(within(i, (0, 8), (16, 24)), groupID, groupID + 8),
+        col=lambda i: np.where(i < 16, threadID_in_group * 8 + (i & 0x7), threadID_in_group * 8 + (i & 0x7) + 32),
     ),
 }  # fmt: skip
 
@@ -128,12 +124,12 @@ B = {
     ),
     ("m16n8k8", 32): fragment(
         "9.7.14.5.7, figure 75", (8, 8), 32, 2,
-        row=lambda i: either(i == 0, threadID_in_group, threadID_in_group + 4),
+        row=lambda i: np.where(i == 0, threadID_in_group, threadID_in_group + 4),
         col=lambda i: groupID,
     ),
     ("m16n8k16", 16): fragment(
         "9.7.14.5.8, figure 81", (16, 8), 16, 4,
-        row=lambda i: either(i < 2, threadID_in_group * 2 + (i & 0x1), threadID_in_group * 2 + (i & 0x1) + 8),
+        row=lambda i: np.where(i < 2, threadID_in_group * 2 + (i & 0x1), threadID_in_group * 2 + (i & 0x1) + 8),
         col=lambda i: groupID,
     ),
     ("m16n8k16", 8): fragment(
@@ -144,12 +140,12 @@ B = {
     ),
     ("m16n8k32", 8): fragment(
         "9.7.14.5.10, figures 90 and 91", (32, 8), 8, 8,
-        row=lambda i: either(i < 4, threadID_in_group * 4 + (i & 0x3), threadID_in_group * 4 + (i & 0x3) + 16),
+        row=lambda i: np.where(i < 4, threadID_in_group * 4 + (i & 0x3), threadID_in_group * 4 + (i & 0x3) + 16),
         col=lambda i: groupID,
     ),
     ("m16n8k64", 4): fragment(
         "9.7.14.5.11, figures 94 and 95", (64, 8), 4, 16,
-        row=lambda i: either(i < 8, threadID_in_group * 8 + (i & 0x7), threadID_in_group * 8 + (i & 0x7) + 32),
+        row=lambda i: np.where(i < 8, threadID_in_group * 8 + (i & 0x7), threadID_in_group * 8 + (i & 0x7) + 32),
         col=lambda i: groupID,
     ),
 }  # fmt: skip
@@ -158,7 +154,7 @@ B = {
 C = {
     (16, bits): fragment(
         "figures 69, 77, 83, 86, 92 and 96", (16, 8), bits, 4,
-        row=lambda i: either(i < 2, groupID, groupID + 8),
+        row=lambda i: np.where(i < 2, groupID, groupID + 8),
         col=lambda i: threadID_in_group * 2 + (i & 0x1),
     )
     for bits in (16, 32)
@@ -215,7 +211,7 @@ M8N8_TRANS = fragment(
 M16N16_TRANS = fragment(
     "9.7.14.5.15, figure 105", (16, 16), 8, 8,
     row=lambda i: threadID_in_group * 4 + (i & 0x3),
-    col=lambda i: either(i < 4, groupID, groupID + 8),
+    col=lambda i: np.where(i < 4, groupID, groupID + 8),
 )  # fmt: skip
 # ldmatrix.m8n16.b8x16, one register: "each thread in a warp loads 4 consecutive columns".
 M8N16 = fragment(
@@ -226,7 +222,7 @@ M8N16 = fragment(
 M16N8_TRANS = fragment(
     "9.7.14.5.16, figure 108", (8, 16), 8, 4,
     row=lambda i: threadID_in_group * 2 + (i & 0x1),
-    col=lambda i: either(i < 2, groupID, groupID + 8),
+    col=lambda i: np.where(i < 2, groupID, groupID + 8),
 )  # fmt: skip
 
 
