@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ MAX_BUFFERS = 64  # of one kernel
 Array = np.ndarray[Any, Any]
 
 KINDS = ("", "float", "int", "uint", "bool", "bfloat", "struct")  # Kind of bind.hpp
+
+
+_KIND = {"float": "f", "int": "i", "uint": "u", "bool": "b"}  # NumPy's
 
 
 class _Description(ctypes.Structure):  # Description of bind.hpp
@@ -52,6 +56,9 @@ class Described:
     pointer: bool
     optional: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.name} (argument {self.index})"
+
     @property
     def type(self) -> str:
         if self.kind == "struct":
@@ -61,23 +68,23 @@ class Described:
 
     def accepts(self, dtype: np.dtype[Any]) -> bool:
         """Whether an array of dtype can be given: the same type, or unsigned integers that hold its bits."""
-        if self.kind == "struct" or dtype.kind == "V":
+        if self.kind == "struct" or dtype.type is np.void:
             return True
-        if dtype.itemsize != self.bytes:
+        if dtype.itemsize != self.bytes or not dtype.isnative:
             return False
-        bits = dtype.kind == "u" and self.kind in ("float", "bfloat")
-        named = {"float": "f", "int": "i", "uint": "u", "bool": "b"}.get(self.kind)
-        return bits or dtype.kind == named or (self.kind == "bfloat" and dtype.name == "bfloat16")
+        if dtype.kind == "u" and self.kind in ("float", "bfloat"):
+            return True  # the bits of any type
+        return dtype.name == "bfloat16" if self.kind == "bfloat" else dtype.kind == _KIND.get(self.kind)
 
     def scalar(self, value: Any) -> Array:
         """A Python number as this type, or ArgumentError."""
         types = {"float": f"f{self.bytes}", "int": f"i{self.bytes}", "uint": f"u{self.bytes}", "bool": "?"}
         if self.kind not in types or self.components > 1 or not isinstance(value, (int, float, np.generic)):
-            raise ArgumentError(f"{self.name} (argument {self.index}) is a {self.type}, not {value!r}")
+            raise ArgumentError(f"{self} is a {self.type}, not {value!r}")
         dtype = np.dtype(types[self.kind])
         whole = not isinstance(value, (float, np.floating)) or float(value).is_integer()
         if dtype.kind in "iu" and not (whole and np.iinfo(dtype).min <= int(value) <= np.iinfo(dtype).max):
-            raise ArgumentError(f"{self.name} (argument {self.index}) is a {self.type} and cannot hold {value!r}")
+            raise ArgumentError(f"{self} is a {self.type} and cannot hold {value!r}")
         return np.array(int(value) if dtype.kind in "iu" else value, dtype)
 
 
@@ -112,75 +119,103 @@ class Bindings:
 
     def finish(self, group_word: str = "threadgroup") -> None:
         """Hands the results back; raises KernelFault if the kernel wrote behind an array."""
+        check_overruns(self.kernel, self.guarded, group_word)
         for theirs, ours in self.outputs:
             theirs[...] = ours
-        check_overruns(self.kernel, self.guarded, group_word)
 
 
 @contextmanager
 def bind(
     parameters: Sequence[Described], args: Mapping[str | int, Any] | Sequence[Any], kernel: str, guard: bool
 ) -> Iterator[Bindings]:
-    """Checks args against parameters and places them.
+    """Checks args against parameters and places them. An array that is given twice is in one place.
 
     Raises:
-        ArgumentError: one is missing, superfluous, of the wrong type, too small or not contiguous.
+        ArgumentError: one is missing, superfluous, of the wrong type, too small, not contiguous, or overlaps another.
     """
     bindings = Bindings(kernel=kernel)
     unused = np.zeros(4096, np.uint8)
+    placed: list[tuple[Described, Array]] = []
     for parameter, value in pair(parameters, args, kernel):
         if value is None and parameter.optional:  # compilers for the device leave out reads whose results are not used
-            value = unused  # noqa: PLW2901
+            array = unused
         elif value is None:  # not bound: the kernel finds a null pointer
             continue
-        label = f"{parameter.name} (argument {parameter.index})"
-        array = value if isinstance(value, np.ndarray) else _number(parameter, value)
-        if value is not unused:
-            _check(parameter, array, label, kernel)
-        if isinstance(value, np.ndarray) and not parameter.const and not array.flags.writeable:
-            raise ArgumentError(f"{kernel}: {label} can be written by the kernel, but the array is read-only")
-        if not guard:
-            bindings.kept.append(array)
-            bindings.addresses[parameter.index] = array.ctypes.data
-            if parameter.pointer:
-                bindings.extents[parameter.name] = (array.ctypes.data, array.nbytes)
-            continue
+        else:
+            array = value if isinstance(value, np.ndarray) else _number(parameter, value)
+            _check(parameter, array, kernel)
+            if value is array and not parameter.const and not array.flags.writeable:
+                raise ArgumentError(f"{kernel}: {parameter} can be written by the kernel, but the array is read-only")
+        placed.append((parameter, array))
+    _demand_no_overlap(placed, kernel)
+    for same in _by_memory(placed):
+        _place(bindings, same, guard)
+    yield bindings
+
+
+def _by_memory(placed: Sequence[tuple[Described, Array]]) -> list[list[tuple[Described, Array]]]:
+    """The same, those of one memory together."""
+    groups: dict[tuple[int, int], list[tuple[Described, Array]]] = {}
+    for parameter, array in placed:
+        key = (array.ctypes.data, array.nbytes) if array.nbytes else (-1 - parameter.index, 0)
+        groups.setdefault(key, []).append((parameter, array))
+    return list(groups.values())
+
+
+def _place(bindings: Bindings, same: Sequence[tuple[Described, Array]], guard: bool) -> None:
+    """Places one array for the parameters that it was given for."""
+    array = same[0][1]
+    address = array.ctypes.data
+    if guard:
         memory = Guarded(array.nbytes)
-        if parameter.pointer:
-            bindings.extents[parameter.name] = (memory.address, array.nbytes)
         copy = memory.array(array.shape, array.dtype)
         copy[...] = array
-        if parameter.const:
+        const = all(parameter.const for parameter, _ in same)
+        if const:
             memory.write_protect()
-        elif isinstance(value, np.ndarray):
+        elif array.flags.writeable:
             bindings.outputs.append((array, copy))
+        address = memory.address
+        bindings.guarded.append(Bound(" and ".join(str(parameter) for parameter, _ in same), memory, const))
         bindings.kept.append(memory)
-        bindings.addresses[parameter.index] = memory.address
-        bindings.guarded.append(Bound(label, memory, parameter.const))
-    yield bindings
+    bindings.kept.append(array)
+    for parameter, _ in same:
+        bindings.addresses[parameter.index] = address
+        if parameter.pointer:
+            bindings.extents[parameter.name] = (address, array.nbytes)
+
+
+def _demand_no_overlap(placed: Sequence[tuple[Described, Array]], kernel: str) -> None:
+    """Raises ArgumentError if two arrays share a part of their memory."""
+    order = sorted(placed, key=lambda one: one[1].ctypes.data)
+    for (a, first), (b, second) in pairwise(order):
+        if first.ctypes.data == second.ctypes.data and first.nbytes == second.nbytes:
+            continue
+        if first.nbytes and second.nbytes and first.ctypes.data + first.nbytes > second.ctypes.data:
+            raise ArgumentError(f"{kernel}: {a} and {b} overlap; give one array, or arrays apart")
 
 
 def _number(parameter: Described, value: Any) -> Array:
     if parameter.pointer or parameter.components > 1 or isinstance(value, (list, tuple)):
         if isinstance(value, (str, dict)):
-            raise ArgumentError(f"{parameter.name} (argument {parameter.index}) takes an array, not {value!r}")
+            raise ArgumentError(f"{parameter} takes an array, not {value!r}")
         array = np.asarray(value)
         if array.ndim and parameter.const:  # values to be read may be a list
             types = {"float": f"f{parameter.bytes}", "int": f"i{parameter.bytes}", "uint": f"u{parameter.bytes}"}
             return array.astype(types.get(parameter.kind, array.dtype))
         if parameter.pointer:
-            raise ArgumentError(f"{parameter.name} (argument {parameter.index}) takes an array, not {value!r}")
+            raise ArgumentError(f"{parameter} takes an array, not {value!r}")
     return parameter.scalar(value)
 
 
-def _check(parameter: Described, array: Array, label: str, kernel: str) -> None:
+def _check(parameter: Described, array: Array, kernel: str) -> None:
     if not array.flags.c_contiguous:
-        raise ArgumentError(f"{kernel}: {label} is not C-contiguous")
+        raise ArgumentError(f"{kernel}: {parameter} is not C-contiguous")
     if not parameter.accepts(array.dtype):
-        raise ArgumentError(f"{kernel}: {label} is an array of {parameter.type}, not {array.dtype}")
+        raise ArgumentError(f"{kernel}: {parameter} is an array of {parameter.type}, not {array.dtype}")
     element = parameter.bytes * parameter.components
     if not parameter.pointer and array.nbytes < element:
-        raise ArgumentError(f"{kernel}: {label} needs {element} bytes, the array has {array.nbytes}")
+        raise ArgumentError(f"{kernel}: {parameter} needs {element} bytes, the array has {array.nbytes}")
 
 
 def pair(

@@ -60,6 +60,7 @@ def _difference(key: str | int, a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]
 
 _OPENCL = (
     *("-x", "clcpp", "-cl-std=clc++2021", "-cl-no-stdinc", "-fdeclspec", "-fsyntax-only", "-Wno-everything"),
+    "-fno-elide-type",  # both types of a message in full
     *("-Xclang", "-cl-ext=+cl_khr_fp16,+cl_khr_fp64,+__cl_clang_variadic_functions,+__cl_clang_function_pointers"),
     "-DKSIM_CHECK",
     "-ferror-limit=50",
@@ -74,7 +75,7 @@ def address_spaces(preprocessed: str, kernels: Iterable[str] | None = None) -> l
     """
     source = msl.rewrite(preprocessed, keep_spaces=True)
     wanted = [source.entries[name] for name in kernels or source.entries]
-    instances = [f"template decltype({e.expression}) {e.expression};" for e in wanted if "<" in e.expression]
+    instances = [f"template decltype({e.expression}) {e.expression};" for e in wanted if e.expression.endswith(">")]
     lines = [f"#define KSIM_SWIZZLES {msl.swizzles(source.body)}", '#include "metal/metal.hpp"', source.body]
     text = "\n".join([*lines, '# 1 "instantiations"', *instances])
     file = toolchain.keep(text, ".clcpp")
@@ -122,9 +123,18 @@ def _reached(calls: Mapping[str, set[str]], start: str) -> set[str]:
 def _findings(messages: str) -> list[Finding]:
     """The errors among a compiler's messages."""
     found = re.findall(r"^([^:\n]+):(\d+):\d+: (?:fatal )?error: (.*)$", messages, re.MULTILINE)
-    return [Finding(file, int(line), _translated(message)) for file, line, message in found] or [
-        Finding("", 0, messages)
+    if not found:
+        return [Finding("", 0, messages)]
+    return [
+        Finding(file, int(line), _translated(message)) for file, line, message in found if not _of_one_type(message)
     ]
+
+
+def _of_one_type(message: str) -> bool:
+    """Whether `condition ? a : b` is refused for the address spaces of its operands, which are values, not pointers."""
+    types = re.fullmatch(r"incompatible operand types \('(.*)' and '(.*)'\)", message)
+    space = r"\b(const|volatile|__global|__local|__constant|__private|__generic) "
+    return bool(types) and "*" not in types[1] + types[2] and re.sub(space, "", types[1]) == re.sub(space, "", types[2])
 
 
 def _translated(message: str) -> str:

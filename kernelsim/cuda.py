@@ -72,6 +72,7 @@ _ROOMS = {
     "fp8": "cuda_fp8.h cuda_fp8.hpp",
     "fp4": "cuda_fp4.h cuda_fp4.hpp",
     "wmma": "mma.h",
+    "nvtx": "nvToolsExt.h nvtx3/nvToolsExt.h",
     "pipeline": "cuda_pipeline.h cuda_pipeline_primitives.h",
     "cooperative_groups": "cooperative_groups.h cooperative_groups/reduce.h cooperative_groups/scan.h "
     "cooperative_groups/memcpy_async.h",
@@ -80,6 +81,14 @@ _ROOMS = {
     "vector_functions.h device_functions.h device_atomic_functions.h builtin_types.h host_defines.h math_functions.h "
     "cuda_profiler_api.h cudaProfiler.h cuda_device_runtime_api.h sm_20_intrinsics.h sm_30_intrinsics.h "
     "sm_32_intrinsics.h sm_35_intrinsics.h sm_60_atomic_functions.h sm_61_intrinsics.h crt/host_defines.h",
+}
+# Sources ask by these macros which of NVIDIA's headers have been included; the first are those that nvcc includes.
+_GUARDS = ("__CUDA_RUNTIME_H__", "__CUDA_RUNTIME_API_H__", "__DRIVER_TYPES_H__", "__VECTOR_TYPES_H__")
+_GUARDS_OF = {
+    "half": "__CUDA_FP16_H__",
+    "bfloat16": "__CUDA_BF16_H__",
+    "fp8": "__CUDA_FP8_H__",
+    "driver": "__cuda_cuda_h__",
 }
 _STANDARD = (
     "algorithm any array atomic bit bitset cassert cctype cerrno cfenv cfloat charconv chrono cinttypes climits clocale "
@@ -109,6 +118,7 @@ _MACROS = (
     f"CUDA_VERSION={_VERSION}",
     "__CUDA_ARCH_HAS_FEATURE__(feature)=__CUDA_ARCH_FEAT_##feature",
     "__KERNELSIM__=1",
+    *_GUARDS,
     "CUDART_CB=",
     "__forceinline__=inline __attribute__((always_inline))",
     "__noinline__=__attribute__((noinline))",
@@ -119,8 +129,13 @@ _MACROS = (
 )
 
 
+def _stub(room: str) -> str:
+    guard = f"#define {_GUARDS_OF[room]}\n" if room in _GUARDS_OF else ""
+    return f'{guard}#pragma ksim include "cuda/{room}.hpp"\n'
+
+
 def _stubs(system: Iterable[str]) -> Path:
-    rooms = {h: f'#pragma ksim include "cuda/{room}.hpp"\n' for room, names in _ROOMS.items() for h in names.split()}
+    rooms = {header: _stub(room) for room, names in _ROOMS.items() for header in names.split()}
     standard = {header: f"#pragma ksim include <{header}>\n" for header in (*_STANDARD.split(), *system)}
     for header in ("assert.h", "cassert"):
         standard[header] = _NDEBUG + standard[header]

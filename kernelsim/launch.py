@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kernelsim import symbols
 from kernelsim.errors import ArgumentError, KernelFault, TimeLimitExceeded
 from kernelsim.memory import Guarded
@@ -49,10 +51,12 @@ class Options:
             raise ArgumentError(f"schedule is one of {', '.join(SCHEDULES)}, not {self.schedule!r}")
         if self.convergence not in CONVERGENCE:
             raise ArgumentError(f"convergence is one of {', '.join(CONVERGENCE)}, not {self.convergence!r}")
-        if self.workers is not None and self.workers < 1:
-            raise ArgumentError(f"workers is at least 1, not {self.workers}")
-        if not self.time_limit > 0:
-            raise ArgumentError(f"time_limit is a positive number of seconds, not {self.time_limit}")
+        if self.workers is not None and not (isinstance(self.workers, int) and self.workers >= 1):
+            raise ArgumentError(f"workers is at least 1, not {self.workers!r}")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 1 << 32:
+            raise ArgumentError(f"seed is an integer from 0 to 2^32 - 1, not {self.seed!r}")
+        if not isinstance(self.time_limit, (int, float)) or not self.time_limit > 0:
+            raise ArgumentError(f"time_limit is a positive number of seconds, not {self.time_limit!r}")
 
 
 @dataclass
@@ -161,18 +165,24 @@ def run(
     launch.dynamic_bytes[: len(dynamic)] = list(dynamic)
     fault = Fault()
     ended = threading.Event()
+    start = library.ksim_launch  # an error if it is not there, in this thread
 
     def work() -> None:
-        library.ksim_launch(ctypes.byref(launch), ctypes.byref(fault))
-        ended.set()
+        try:
+            start(ctypes.byref(launch), ctypes.byref(fault))
+        finally:
+            ended.set()
 
     threading.Thread(target=work).start()
-    try:
-        ended.wait()  # outside of C, so that an interrupt is heard
-    except BaseException:
-        launch.cancelled = 1
-        ended.wait()
-        raise
+    interrupt: BaseException | None = None
+    while not ended.is_set():
+        try:
+            ended.wait()  # outside of C, so that an interrupt is heard
+        except BaseException as error:  # noqa: BLE001 - raised again when the kernel has stopped to use the arrays
+            interrupt = error
+            launch.cancelled = 1
+    if interrupt:
+        raise interrupt
     if fault.kind:
         raise as_error(fault, kernel, path, bound, "block" if cuda else "threadgroup")
 
@@ -224,11 +234,11 @@ def three(value: Any, name: str) -> Dim:
     Raises:
         ArgumentError: it is not that, or one is not positive.
     """
-    try:
-        sizes = [int(value)] if not isinstance(value, Sequence) else [int(v) for v in value]
-    except (TypeError, ValueError):
-        raise ArgumentError(f"{name} is one to three integers, not {value!r}") from None
-    if not 1 <= len(sizes) <= 3 or min(sizes) < 1 or max(sizes) >= 1 << 32:
+    listed = value if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str) else [value]
+    whole = all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) for v in listed)
+    if not whole or not 1 <= len(listed) <= 3:
+        raise ArgumentError(f"{name} is one to three integers, not {value!r}")
+    if min(listed) < 1 or max(listed) >= 1 << 32:
         raise ArgumentError(f"{name} is one to three positive integers, not {value!r}")
-    sizes += [1, 1]
-    return (sizes[0], sizes[1], sizes[2])
+    x, y, z = [int(v) for v in listed] + [1] * (3 - len(listed))
+    return x, y, z

@@ -21,6 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kernelsim import arguments, checks, msl, toolchain
 from kernelsim.arguments import Described
 from kernelsim.audit import Compulsory, launched
@@ -44,14 +46,18 @@ FLAGS = (
     "-fsigned-char",  # as in MSL, on AArch64 too
     "-fno-strict-aliasing",  # kernels read weights through pointers of other types
     "-fno-exceptions",
+    "-fstack-clash-protection",  # a large frame meets the unmapped page below its stack
     "-fno-finite-loops",  # a loop that never ends is not taken out
     "-ffp-contract=on",  # a * b + c within an expression is fused, as Apple's compiler does
     *("-Xclang", "-ffloat16-excess-precision=none"),  # half arithmetic is rounded after every operation
+    "-fno-math-errno",
+    "-fwrapv",  # as atomics, and as GPUs do
     "-fsanitize=integer-divide-by-zero,bounds",
     "-fstrict-flex-arrays=3",  # an array that ends a struct has the size it says
     "-fno-sanitize-recover=all",
     "-gline-tables-only",
 )
+LAX = "-fmax-type-align=8"  # float4 at addresses that only float needs: undefined, but Apple's GPUs take it
 
 
 def load(
@@ -107,6 +113,7 @@ class Library:
         self.preprocessed = preprocessed
         self.source = msl.rewrite(preprocessed)
         self._compiler = compiler
+        self._libraries: dict[tuple[tuple[str, ...], bool], Compiled] = {}
         self._together = tuple(together or ())
         for name in self._together:
             self._entry(name)
@@ -133,7 +140,8 @@ class Library:
         """
         names = tuple(kernels or self.kernels)
         unit = generate(self.source, [self._entry(name) for name in names])
-        return [*self.lint(), *self.address_spaces(names), *checks.recursion(unit, FLAGS)]
+        found = [*self.lint(), *self.source.dropped, *self.address_spaces(names)]
+        return [*found, *checks.recursion(unit, FLAGS)]
 
     def lint(self) -> list[Finding]:
         """Lambdas, double, pointers without an address space and other things that clang takes and MSL does not."""
@@ -156,6 +164,8 @@ class Library:
             index = by_name.get(key) if isinstance(key, str) else key
             if index not in self.source.constants:
                 raise ArgumentError(f"{self.path.name} has no function constant {key!r}; it has {by_name}")
+            if not isinstance(value, (int, float, np.generic)):
+                raise ArgumentError(f"function constant {key!r} is a number, not {value!r}")
             indices[index] = float(value)
         return indices
 
@@ -165,12 +175,14 @@ class Library:
             names = self._together
         return self._compile(names)
 
-    @functools.cache  # noqa: B019 - a library lives as long as its kernels
     def _compile(self, names: tuple[str, ...], *, audited: bool = False) -> "Compiled":
-        entries = [self.source.entries[name] for name in names]
-        text = generate(self.source, entries)
-        compile_ = functools.partial(build_audited, self._compiler) if audited else self._compiler.compile
-        return Compiled(compile_(text, FLAGS, suffix=".so", objects=[self._compiler.engine()]), names)
+        if (names, audited) not in self._libraries:
+            text = generate(self.source, [self.source.entries[name] for name in names])
+            compile_ = functools.partial(build_audited, self._compiler) if audited else self._compiler.compile
+            flags = FLAGS if audited else (*FLAGS, LAX)
+            path = compile_(text, flags, suffix=".so", objects=[self._compiler.engine()])
+            self._libraries[names, audited] = Compiled(path, names)
+        return self._libraries[names, audited]
 
 
 class Compiled:
@@ -179,7 +191,7 @@ class Compiled:
     def __init__(self, path: Path, names: tuple[str, ...]) -> None:
         self.path = path
         self.names = names
-        self.library = ctypes.CDLL(str(path))
+        self.library = toolchain.load(path)
         self.lock = threading.Lock()  # of its function constants
         self.library.ksim_set_constant.argtypes = [ctypes.c_int, ctypes.c_double]
 
@@ -189,7 +201,8 @@ class Compiled:
     def set_constants(self, constants: Mapping[int, float]) -> None:
         self.library.ksim_reset_constants()
         for index, value in constants.items():
-            self.library.ksim_set_constant(index, value)
+            if not self.library.ksim_set_constant(index, value):
+                raise ArgumentError(f"function constant {index} cannot hold {value:g}")
         self.library.ksim_derive_constants()
 
 
@@ -327,12 +340,17 @@ def generate(source: msl.Source, entries: Sequence[msl.Entry]) -> str:
     for number, entry in enumerate(entries):
         lines.append(_entry(number, entry))
     lines.append('extern "C" {')
-    names = source.constants
-    cases = " ".join(f"case {i}: ksim::assign({n}, value); ksim_defined_{n} = true; break;" for i, n in names.items())
-    resets = " ".join(f"{n} = {{}}; ksim_defined_{n} = false;" for n in names.values())
-    derived = " ".join(f"{name} = {expression};" for name, expression in source.derived)
-    lines.append(f"void ksim_set_constant(int index, double value) {{ switch (index) {{ {cases} default:; }} }}")
-    lines.append(f"void ksim_reset_constants() {{ {resets} }}")
+    cases, resets = [], []
+    for index, name in source.constants.items():
+        space, colons, plain = name.rpartition("::")
+        defined = f"{space}{colons}ksim_defined_{plain}"
+        cases.append(f"case {index}: {defined} = true; return ksim::assign({name}, value);")
+        resets.append(f"{name} = {{}}; {defined} = false;")
+    derived = " ".join(f"{function}();" for function in source.derived)
+    lines.append(
+        f"int ksim_set_constant(int index, double value) {{ switch (index) {{ {' '.join(cases)} }} return false; }}"
+    )
+    lines.append(f"void ksim_reset_constants() {{ {' '.join(resets)} }}")
     lines.append(f"void ksim_derive_constants() {{ {derived} }}")
     lines.append("}")
     return "\n".join(lines)

@@ -5,12 +5,16 @@ What MSL has and C++ has not is taken out on the level of tokens: address spaces
 with [[host_name]], function constants, threadgroup variables. Types are left to the compiler.
 """
 
+import ast
+import operator
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kernelsim.errors import SourceError
+from kernelsim.launch import SLOTS
+from kernelsim.lint import Finding
 from kernelsim.tokens import (
-    Token,
     Tokens,
     closing,
     declaration_start,
@@ -18,6 +22,7 @@ from kernelsim.tokens import (
     following,
     in_brackets,
     is_attribute,
+    line,
     line_ends,
     opening,
     place,
@@ -77,7 +82,8 @@ class Source:
     body: str = ""
     entries: dict[str, Entry] = field(default_factory=dict)
     constants: dict[int, str] = field(default_factory=dict)  # function constants: index -> name
-    derived: list[tuple[str, str]] = field(default_factory=list)  # name, expression over function constants
+    derived: list[str] = field(default_factory=list)  # functions that set constants which depend on these
+    dropped: list[Finding] = field(default_factory=list)
 
 
 def swizzles(body: str) -> str:
@@ -114,7 +120,7 @@ class _Rewriter:
         self.definitions: dict[str, tuple[list[Parameter], int | None]] = {}
         self.scopes = [_Scope(0, declares=True)]
         self.scope_count = 0
-        self.seen: set[tuple[int, str]] = set()
+        self.seen: dict[tuple[int, str], str] = {}  # bodies by scope and head
         self.shared_count = 0
         self.variable: set[str] = set()  # names of function constants, and of what is derived from them
         names = dict.fromkeys(_SPACES, "")
@@ -137,7 +143,7 @@ class _Rewriter:
         """Writes what becomes of the token at i, and returns where to go on."""
         kind, now = self.tokens[i]
         if kind == "line":
-            self.out.append(_line(now))
+            self.out.append(line(now))
             return i + 1
         if kind == "op" and now == "{":
             return self.open_scope(i)
@@ -148,6 +154,8 @@ class _Rewriter:
         elif kind == "number":
             self.out.append((kind, _literal(now)))
             return i + 1
+        elif kind == "name" and now == "coherent" and word(self.tokens, following(self.tokens, i)) == "(":
+            return closing(self.tokens, following(self.tokens, i)) + 1
         elif kind == "op" and is_attribute(self.tokens, i):
             return self.attribute(i)
         elif kind == "name" and now == "template" and is_attribute(self.tokens, following(self.tokens, i)):
@@ -175,7 +183,7 @@ class _Rewriter:
         is_space = declares and bool(words & {"namespace", "extern"}) and "(" not in words
         is_function = declares and "(" in words
         specialised = is_type and "<" in words
-        if (is_function or specialised) and not self.keep and self.repeated(head):
+        if (is_function or specialised) and not self.keep and self.repeated(head, i):
             end = closing(self.tokens, i)
             after = following(self.tokens, end)
             end = after if word(self.tokens, after) == ";" else end
@@ -199,12 +207,23 @@ class _Rewriter:
         self.out[start:] = [line_ends(self.out[start:])]
         return i + 1
 
-    def repeated(self, head: Tokens) -> bool:
-        """Whether a function or specialisation with this head stands here already: it was for another address space."""
+    def repeated(self, head: Tokens, body: int | None = None) -> bool:
+        """Whether a function or specialisation with this head stands here already: it was for another address space.
+
+        If its body, whose { is at `body`, is another one, that is a finding: without address spaces the first one runs.
+        """
         words = " ".join(now.strip() for _, now in head if now.strip())
         key = (self.scopes[-1].number, re.sub(r"\b(const )+", "const ", words))  # constant became const
+        code = ""
+        if body is not None:
+            code = "".join(
+                now for _, now in solid(self.tokens[body : closing(self.tokens, body)]) if now not in _SPACES
+            )
         found = key in self.seen
-        self.seen.add(key)
+        if self.seen.setdefault(key, code) != code:
+            file, _, number = place(self.tokens, body or 0).rpartition(":")
+            message = "not executed: an overload for another address space, with another body, stands before it"
+            self.source.dropped.append(Finding(file, int(number.split()[-1]), message))
         return found
 
     def qualified(self, name: str) -> str:
@@ -270,8 +289,11 @@ class _Rewriter:
             host_name = host_name or _string(self.tokens[rest:behind], "host_name")
             rest = following(self.tokens, behind)
         declared = solid(self.tokens[rest:end])
+        parameters = ""
         if declared and declared[-1][1] == ")":  # the form with parameters
-            declared = declared[: opening(declared, len(declared) - 1)]
+            start = opening(declared, len(declared) - 1)
+            parameters = self.types(declared[start + 1 : -1])
+            declared = declared[:start]
         name = (
             opening(declared, len(declared) - 1) - 1 if word(declared, len(declared) - 1) == ">" else len(declared) - 1
         )
@@ -282,9 +304,23 @@ class _Rewriter:
             raise SourceError(f"{place(self.tokens, i)}: an instantiation needs [[host_name]] and a kernel's name")
         function = self.qualified("".join(now for _, now in declared[first : name + 1]))
         arguments = " ".join(now for _, now in declared[name + 1 :])
-        self.source.entries[host_name] = Entry(host_name, f"{function}{arguments}", function)
+        expression = f"{function}{arguments}"
+        if not arguments and parameters:  # the parameters decide which of the template's instances is meant
+            expression = f"static_cast<void (*)({parameters})>({function})"
+        self.source.entries[host_name] = Entry(host_name, expression, function)
         self.out.append(line_ends(self.tokens[i:end]))
         return end + 1
+
+    def types(self, parameters: Tokens) -> str:
+        """Parameters without attributes, and with address spaces as they are rewritten."""
+        kept, i = [], 0
+        while i < len(parameters):
+            if is_attribute(parameters, i):
+                i = closing(parameters, i)
+            else:
+                kept.append(self.keywords.get(parameters[i][1], parameters[i][1]))
+            i += 1
+        return " ".join(kept)
 
     # ---- Address spaces
 
@@ -317,7 +353,7 @@ class _Rewriter:
                 if now in "([":
                     j = closing(self.tokens, j)
                 elif angles <= 0 and now in "*&)={,":
-                    return now == ","
+                    return now in ",="
                 elif now == ";":
                     return True
                 angles += (now == "<") - (now == ">")
@@ -326,9 +362,13 @@ class _Rewriter:
 
     def shared_variable(self, i: int) -> int:
         """`threadgroup T a[N], b;` -> a struct of them in the shared memory of the running threadgroup."""
+        if self.scopes[-1].declares:
+            raise SourceError(f"{place(self.tokens, i)}: a threadgroup variable is declared inside of a kernel")
         end = statement_end(self.tokens, i)
         declaration = [t for t in self.tokens[i + 1 : end] if t[1] not in _SPACES]
-        names = [declared_name(part) for part in split(declaration)]
+        parts = [_without_initialiser(part) for part in split(declaration)]  # which has no effect
+        names = [declared_name(part) for part in parts]
+        declaration = [t for n, part in enumerate(parts) for t in [("op", ",")][: n > 0] + part]
         self.shared_count += 1
         struct = f"ksim_shared_{self.shared_count}"
         references = "; ".join(f"auto& {name} = ksim::shared<{struct}>().{name}" for name in names)
@@ -342,24 +382,25 @@ class _Rewriter:
         declaration = self.tokens[i + 1 : end]
         if any(now == "(" for _, now in _before_equals(declaration)) and not _has(declaration, "function_constant"):
             return 0
-        name = declared_name(declaration)
+        name, derive = declared_name(declaration), ""
         if _has(declaration, "function_constant"):
             plain, number = _without_attribute(declaration)
             name = declared_name(plain)
-            self.source.constants[number] = name
+            self.source.constants[number] = self.qualified(name)
             defined = f"static bool ksim_defined_{name} = false; "
         else:
             value = declaration[len(_before_equals(declaration)) + 1 :]
-            if not any(t[0] == "name" and t[1].removeprefix("ksim_defined_") in self.variable for t in value):
+            if not any(t[0] == "name" and t[1] in self.variable for t in value):
                 return 0
             plain, defined = _before_equals(declaration), ""
             expression = re.sub(r"is_function_constant_defined\s*\(\s*(\w+)\s*\)", r"ksim_defined_\1", text(value))
-            self.source.derived.append((self.qualified(name), " ".join(expression.split())))
+            derive = f"; static void ksim_derive_{name}() {{ {name} = {' '.join(expression.split())}; }}"
+            self.source.derived.append(self.qualified(f"ksim_derive_{name}"))
         self.variable.add(name)
         while self.out and word(self.out, preceding(self.out, len(self.out))) in ("static", "const", "constexpr"):
             del self.out[preceding(self.out, len(self.out)) :]
         kept = [t for t in plain if t[1] not in ("const", "constexpr", "static", *_SPACES)]
-        variable = f"{defined}static {text(kept).strip()}{{}}"
+        variable = f"{defined}static {text(kept).strip()}{{}}{derive}"
         if self.keep:
             variable = f"__constant {text(kept).strip()} = {{}}"
         self.out += [("name", variable), ("op", ";"), line_ends(self.tokens[i:end])]
@@ -372,19 +413,23 @@ _SUFFIXES = {"": "f", "h": "_h", "H": "_h", "bf": "_bf", "BF": "_bf"}
 
 def _literal(number: str) -> str:
     """1.0 as 1.0f, for MSL has no double; 1.0h and 1.0bf as literals that C++ lets us define, 1.0_h and 1.0_bf."""
-    found = _FLOAT.fullmatch(number)
+    found = _FLOAT.fullmatch(number.replace("'", ""))
     return found[1] + _SUFFIXES.get(found[2], found[2]) if found else number
-
-
-def _line(marker: str) -> Token:
-    """A line marker without its flags, which say that a file is a system header; pragmas are not for us."""
-    kept = re.match(r'\s*# \d+ "[^"]*"', marker)
-    return ("line", kept[0] + "\n") if kept else ("space", "\n")
 
 
 def _before_equals(tokens: Tokens) -> Tokens:
     at = next((n for n, (kind, now) in enumerate(tokens) if kind == "op" and now in "={"), len(tokens))
     return tokens[:at]
+
+
+def _without_initialiser(declarator: Tokens) -> Tokens:
+    depth = 0
+    for n, (kind, now) in enumerate(declarator):
+        if kind == "op":
+            depth += (now in "([") - (now in ")]")
+            if depth == 0 and now in "={":
+                return declarator[:n]
+    return declarator
 
 
 def _has(tokens: Tokens, name: str) -> bool:
@@ -403,13 +448,36 @@ def _index(attribute: Tokens, name: str) -> int:
     words = solid(attribute)
     at = next(n for n, (_, now) in enumerate(words) if now == name) + 1
     expression = text(words[at + 1 : closing(words, at)])
-    value = re.sub(r"(?<=[0-9a-fA-F])[uUlL]+\b", "", expression)
-    if not re.fullmatch(r"[\s\da-fA-FxX()+*<-]+", value):
-        raise SourceError(f"[[{name}({expression})]]: the index is not an expression of numbers")
     try:
-        return int(eval(value, {"__builtins__": {}}))  # noqa: S307 - numbers, brackets, + - * << alone
-    except (SyntaxError, NameError, TypeError) as error:
-        raise SourceError(f"[[{name}({expression})]]: the index is not an expression of numbers") from error
+        value = _value(ast.parse(_python(expression), mode="eval").body)
+    except (SyntaxError, ValueError):
+        value = -1
+    if not 0 <= value < _INDICES.get(name, 1 << 16):
+        raise SourceError(f"[[{name}({expression})]]: the index is not a small number")
+    return value
+
+
+_INDICES = {"buffer": 31, "threadgroup": SLOTS}
+_OPERATIONS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+}
+
+
+def _python(expression: str) -> str:
+    """C's numbers as Python's: 01 is 0o1, 7u is 7."""
+    plain = re.sub(r"(?<=[0-9a-fA-F])[uUlL]+\b", "", expression)
+    return re.sub(r"\b0+(?=[0-7]+\b)", "0o", plain).strip()
+
+
+def _value(node: ast.expr) -> int:
+    """Of an expression of numbers with + - *; ValueError for any other."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return node.value
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
+        return _OPERATIONS[type(node.op)](_value(node.left), _value(node.right))
+    raise ValueError
 
 
 def _string(attribute: Tokens, name: str) -> str:

@@ -18,7 +18,7 @@ _TOKEN = re.compile(
                  | (?:u8|[uUL])?"(?:\\.|[^"\\])*" | (?:u8|[uUL])?'(?:\\.|[^'\\])*')
       | (?P<number>\.?\d(?:[eEpP][+-]|[\w.]|'\w)*)
       | (?P<name>[A-Za-z_$][\w$]*)
-      | (?P<op>::|->|.)""",
+      | (?P<op>::|->|<=|>=|==|!=|&&|\|\||.)""",
     re.MULTILINE | re.DOTALL | re.VERBOSE,
 )
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
@@ -35,8 +35,17 @@ def text(tokens: Tokens) -> str:
 
 
 def line_ends(tokens: Tokens) -> Token:
-    """White space with as many lines as tokens have, to stand in their place."""
-    return ("space", "\n" * text(tokens).count("\n"))
+    """White space to stand in the place of tokens: as many lines, and the last line marker among them."""
+    last = max((n for n, (kind, _) in enumerate(tokens) if kind == "line"), default=None)
+    if last is None:
+        return ("space", "\n" * text(tokens).count("\n"))
+    return ("space", "\n" + line(tokens[last][1])[1] + "\n" * text(tokens[last + 1 :]).count("\n"))
+
+
+def line(marker: str) -> Token:
+    """A line marker without its flags, which say that a file is a system header; pragmas are not for us."""
+    kept = re.match(r'\s*# \d+ "[^"]*"', marker)
+    return ("line", kept[0].strip() + "\n") if kept else ("space", "\n")
 
 
 def solid(tokens: Tokens) -> Tokens:
@@ -83,12 +92,16 @@ def opening(tokens: Tokens, i: int) -> int:
     closes = tokens[i][1]
     opens = {")": "(", "]": "[", "}": "{", ">": "<"}[closes]
     depth = 0
-    for j in range(i, -1, -1):
+    j = i
+    while j >= 0:
         kind, now = tokens[j]
         if kind == "op":
             depth += (now == closes) - (now == opens)
             if depth == 0:
                 return j
+            if now == ")" and closes == ">":  # a comparison in round brackets is none of ours
+                j = opening(tokens, j)
+        j -= 1
     raise SourceError(f"{place(tokens, i)}: '{closes}' was never opened")
 
 
@@ -108,9 +121,13 @@ def after_template(tokens: Tokens, i: int) -> int:
 
 
 def _is_less(tokens: Tokens, start: int, i: int) -> bool:
-    """Whether a < at i, behind start, compares: it stands after a number or a bracket."""
+    """Whether a < at i, behind start, compares or shifts: it stands after a number, a bracket or another <."""
     before = preceding(tokens, i)
-    return word(tokens, i) == "<" and before > start and (tokens[before][0] == "number" or tokens[before][1] == ")")
+    if word(tokens, i) != "<" or i == start:
+        return False
+    return (
+        tokens[before][0] == "number" or tokens[before][1] == ")" or "<" in (word(tokens, i - 1), word(tokens, i + 1))
+    )
 
 
 def is_launch(tokens: Tokens, i: int) -> bool:
@@ -155,12 +172,17 @@ def declaration_start(tokens: Tokens) -> int:
             depth += 1
         elif now in "([":
             depth = max(depth - 1, 0)
-        elif depth == 0 and (now in "{};" or (now == ":" and word(tokens, preceding(tokens, j)) in _ACCESS)):
+        elif depth == 0 and (now in "{};" or (now == ":" and _ends_label(tokens, j))):
             return j + 1
     return 0
 
 
-_ACCESS = ("public", "private", "protected")
+def _ends_label(tokens: Tokens, i: int) -> bool:
+    """Whether the : at i ends `public:`, `case n:` or `label:`."""
+    before = preceding(tokens, i)
+    return word(tokens, before) in ("public", "private", "protected", "default") or word(
+        tokens, preceding(tokens, before)
+    ) in ("case", ";", "{", "}")
 
 
 def without_templates(tokens: Tokens) -> Tokens:

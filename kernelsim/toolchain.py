@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Finds a clang++ and compiles with it; what was compiled once is kept, by the hash of all that went in."""
 
+import ctypes
 import functools
 import hashlib
 import importlib.util
@@ -8,6 +9,7 @@ import inspect
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -45,7 +47,8 @@ class Toolchain:
                 [*self.command, *arguments],
                 input=stdin,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="surrogateescape",  # sources may be of any encoding
                 timeout=COMPILE_SECONDS,
                 check=False,
             )
@@ -79,14 +82,19 @@ class Toolchain:
         through: changes LLVM's assembly between optimisation and code generation.
         """
         link = [*map(str, objects), "-shared"] if suffix == ".so" else ["-c"]
+        if suffix == ".so" and sys.platform == "linux":
+            # A function that is nowhere is an error now, not when it is loaded; the engine is linked to though a kernel
+            # uses nothing of it.
+            link = ["-Wl,-z,defs", "-Wl,--no-as-needed", *link]
         step = inspect.getsource(inspect.getmodule(through) or through) if through else ""
-        key = digest(source, *flags, *link, *self.command, self.version, runtime_digest(), cpu(), step)
+        command = (*self.command, *BASE_FLAGS, *native(), *flags, *link)
+        key = digest(source, *command, self.version, runtime_digest(), cpu(), step)
         output = cache() / f"{key}{suffix}"
         if output.exists():
             return output
         with tempfile.TemporaryDirectory(dir=cache()) as folder:
             file = Path(folder) / "source.cpp"
-            file.write_text(source)
+            file.write_text(source, encoding="utf-8", errors="surrogateescape")
             built = Path(folder) / f"built{suffix}"
             compiled = [*BASE_FLAGS, *native(), *flags, str(file)]
             if through:
@@ -136,7 +144,7 @@ def find() -> Toolchain:
     """
     named = os.environ.get("KERNELSIM_CLANG", "")
     if named:
-        return _probe(tuple(named.split())) or _missing(f"KERNELSIM_CLANG={named} is not a clang++ >= {OLDEST}")
+        return _probe(tuple(shlex.split(named))) or _missing(f"KERNELSIM_CLANG={named} is not a clang++ >= {OLDEST}")
     for name in _NAMES:
         path = shutil.which(name)
         found = path and _probe((path,))
@@ -190,13 +198,31 @@ def readable(messages: str) -> str:
 def cache() -> Path:
     """The folder of compiled files; KERNELSIM_CACHE names another."""
     folder = Path(os.environ.get("KERNELSIM_CACHE") or platformdirs.user_cache_dir("kernelsim"))
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ToolchainError(f"{folder} cannot be written, KERNELSIM_CACHE names another folder: {error}") from None
     return folder
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """A library that was compiled.
+
+    Raises:
+        SourceError: the system refuses it.
+    """
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise SourceError(f"the compiled library cannot be loaded: {error}") from error
 
 
 def write(path: Path, content: str) -> None:
     """Writes a file of the cache as a whole, so that nobody reads half of it."""
-    with tempfile.NamedTemporaryFile("w", dir=cache(), delete=False) as file:
+    with tempfile.NamedTemporaryFile(
+        "w", dir=cache(), delete=False, encoding="utf-8", errors="surrogateescape"
+    ) as file:
         file.write(content)
     Path(file.name).replace(path)
 
@@ -221,7 +247,7 @@ def stubs(name: str, headers: Mapping[str, str]) -> Path:
 
 
 def digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+    return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:24]
 
 
 @functools.cache

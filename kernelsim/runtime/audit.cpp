@@ -406,6 +406,7 @@ void ksim_audit_store(void *p, uint64_t bytes, uint32_t align) {
 // shared memory, and, if `others`, to all memory that is neither a stack nor the library's own. False while
 // another audit has not ended.
 bool ksim_audit_begin(const void *symbol, const Range *ranges, int count, int others) {
+  const std::lock_guard<std::mutex> no_launch(launching);
   if (session) return false;
   session = new Session;
   session->library = library_of(symbol);
@@ -427,6 +428,7 @@ int64_t ksim_audit_read(const Row **rows, const Touched::Count **touched, int64_
 const char *ksim_audit_kernel(int n) { return session->kernels[size_t(n)].c_str(); }
 
 void ksim_audit_end() {
+  const std::lock_guard<std::mutex> no_launch(launching);
   on_converged = nullptr;
   delete session;
   session = nullptr;

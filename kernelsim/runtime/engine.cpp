@@ -33,28 +33,35 @@ unsigned char *reserve(size_t bytes) {
 // Reserves what a threadgroup of so many threads needs. A process may have only so many mappings: stacks are
 // guarded when they are used first.
 bool Running::prepare(int threads) {
-  const size_t guard = page();
-  if (!stacks) {
-    fibres = new Fibre[kMaxThreads]();
-    warps = new Warp[kMaxThreads / kLanes]();
-    stacks = reserve(kMaxThreads * kStackBytes);
-    signal_stack = reserve(64 << 10);
-    window = reserve(kStaticBytes + guard + kSlots * (kSlotBytes + guard));
-    if (!stacks || !signal_stack || !window) return false;
-    static_end = window + kStaticBytes;
-    mprotect(static_end, guard, PROT_NONE);
-    for (int i = 0; i < kSlots; i++) {
-      slot_ends[i] = static_end + guard + i * (kSlotBytes + guard) + kSlotBytes;
-      mprotect(slot_ends[i], guard, PROT_NONE);
-    }
+  const size_t guard = page(), slot = kSlotBytes + guard;
+  if (!fibres) fibres = new Fibre[kMaxThreads](), warps = new Warp[kMaxThreads / kLanes]();
+  if (!stacks) stacks = reserve(kMaxThreads * kStackBytes);
+  if (!signal_stack) signal_stack = reserve(kSignalStackBytes);
+  if (!window) {
+    window = reserve(kStaticBytes + guard + kSlots * slot);
+    static_end = window ? window + kStaticBytes : nullptr;
+    for (int i = 0; window && i < kSlots; i++)
+      slot_ends[i] = static_end + guard + size_t(i) * slot + kSlotBytes;
+    bool all = window && !mprotect(static_end, guard, PROT_NONE);
+    for (int i = 0; all && i < kSlots; i++) all = !mprotect(slot_ends[i], guard, PROT_NONE);
+    if (!all) return false;
   }
+  if (!stacks || !signal_stack) return false;
   for (; guarded < threads; guarded++)
     if (mprotect(stacks + size_t(guarded) * kStackBytes, guard, PROT_NONE)) return false;
   return true;
 }
 
+Running::~Running() {
+  if (stacks) munmap(stacks, kMaxThreads * kStackBytes);
+  if (signal_stack) munmap(signal_stack, kSignalStackBytes);
+  if (window) munmap(window, kStaticBytes + page() + kSlots * (kSlotBytes + page()));
+  delete[] fibres;
+  delete[] warps;
+}
+
 void Running::poison() {
-  shared = static_end - round_up(launch->shared->bytes, kBank);
+  shared = static_end - round_up(launch->shared->bytes, launch->shared->align);
   memset(shared, kPoison, size_t(static_end - shared));
   for (int i = 0; i < kSlots; i++) {
     const uint32_t bytes = launch->dynamic_bytes[i];
@@ -124,18 +131,19 @@ bool Running::run(Dim at) {
   return true;
 }
 
-namespace {
-
 // ---- Launches
 
-std::mutex launching; // one grid at a time: the shared variables of a library are global
+std::mutex launching; // the shared variables of a library are global
+
+namespace {
+
 std::vector<Running *> idle;
 
 struct Progress {
   std::atomic<uint64_t> next{0};
   std::atomic<bool> failed{false};
   std::atomic<bool> cancelled{false};
-  uint64_t total = 0, step = 1;
+  uint64_t total = 0, step = 1, offset = 0;
   std::mutex mutex; // of `working`
   std::condition_variable ended;
   int working = 0;
@@ -145,7 +153,7 @@ void work(Running &w, Progress &progress) {
   worker = &w;
   stack_t mine = {}, before = {};
   mine.ss_sp = w.signal_stack;
-  mine.ss_size = 64 << 10;
+  mine.ss_size = kSignalStackBytes;
   sigaltstack(&mine, &before);
   const Launch &l = *w.launch;
   if (const int how = sigsetjmp(w.fallback, 1)) {
@@ -157,7 +165,7 @@ void work(Running &w, Progress &progress) {
       if (i >= progress.total) break;
       const uint64_t n = l.schedule == kForward   ? i
                          : l.schedule == kReverse ? progress.total - 1 - i
-                                                  : i * progress.step % progress.total;
+                                                  : (i * progress.step + progress.offset) % progress.total;
       const uint64_t x = l.groups.x, y = l.groups.y;
       if (!w.run({uint32_t(n % x), uint32_t(n / x % y), uint32_t(n / (x * y))})) break;
     }
@@ -183,6 +191,15 @@ int resources(const Launch &l, Fault &fault) {
   return fault.kind = kResources;
 }
 
+// Keeps a few workers for the next launch; more would hold mappings of which a process has only so many.
+void dismiss(std::vector<Running *> &crew) {
+  for (Running *w : crew)
+    if (idle.size() < kKeptWorkers && w->window)
+      idle.push_back(w);
+    else
+      delete w;
+}
+
 int refuse(Fault &fault, FaultKind kind, const char *message) {
   snprintf(fault.message, sizeof fault.message, "%s", message);
   return fault.kind = kind;
@@ -201,15 +218,16 @@ int launch(const Launch &l, Fault &fault) {
            (unsigned long long)size);
   if (!size || size > kMaxThreads) return refuse(fault, kArgument, text);
   if (!progress.total) return refuse(fault, kArgument, "the grid is empty");
-  if (round_up(l.shared->bytes, kBank) > kStaticBytes)
+  if (round_up(l.shared->bytes, l.shared->align) > kStaticBytes)
     return refuse(fault, kResources, "more static shared memory than kernelsim has");
   for (uint32_t bytes : l.dynamic_bytes)
     if (bytes > kSlotBytes) return refuse(fault, kResources, "more dynamic shared memory than kernelsim has");
   const std::lock_guard<std::mutex> one_at_a_time(launching);
   install_handlers();
   for (SharedVariable *v = l.shared->first; v; v = v->next) v->used = false;
-  // For the random schedule: threadgroup i * step, step coprime to their number, visits each once.
+  // For the random schedule: threadgroup i * step + offset, step coprime to their number, visits each once.
   uint32_t state = l.seed * 2654435761u | 1;
+  progress.offset = shuffle(state);
   progress.step = shuffle(state) % progress.total;
   while (std::gcd(progress.step, progress.total) != 1) progress.step++;
   const int workers = l.workers < 1                          ? 1
@@ -219,16 +237,18 @@ int launch(const Launch &l, Fault &fault) {
   for (int i = 0; i < workers; i++) {
     if (idle.empty()) idle.push_back(new Running);
     Running *w = idle.back();
-    if (!w->prepare(int(size))) {
-      idle.insert(idle.end(), crew.begin(), crew.end());
-      return refuse(fault, kResources, "out of memory");
-    }
     idle.pop_back();
+    crew.push_back(w);
+    if (!w->prepare(int(size))) {
+      dismiss(crew);
+      return refuse(fault, kResources,
+                    "the system gives no more memory mappings: fewer workers or threads are needed");
+    }
     w->launch = &l;
     w->fault = &fault;
     w->failed = &progress.failed;
     w->random = shuffle(state) | 1;
-    crew.push_back(w);
+    find_code(*w);
   }
   std::vector<std::thread> threads;
   progress.working = workers;
@@ -244,11 +264,14 @@ int launch(const Launch &l, Fault &fault) {
                         std::chrono::duration<double>(Clock::now() - start).count() > l.seconds;
       if (!progress.cancelled && !late) continue;
       progress.failed = true; // which a worker sees that is between two threadgroups
-      for (std::thread &t : threads) pthread_kill(t.native_handle(), kStopSignal);
+      do {
+        for (std::thread &t : threads) pthread_kill(t.native_handle(), kStopSignal);
+      } while (!progress.ended.wait_for(lock, std::chrono::milliseconds(1), done));
+      break;
     }
   }
   for (std::thread &t : threads) t.join();
-  idle.insert(idle.end(), crew.begin(), crew.end());
+  dismiss(crew);
   if (fault.kind) return fault.kind;
   if (progress.failed) return refuse(fault, progress.cancelled ? kCancelled : kTimeout, "stopped");
   return resources(l, fault);

@@ -150,15 +150,15 @@ extern KSIM_CONSTANT thread_local Worker *worker;
 #endif
 
 struct Worker {
-  Fibre *current;
-  unsigned char *window; // shared memory: addresses in it are offsets from here
-  unsigned char *shared; // the static variables
-  unsigned char *dynamic[kSlots];
-  Dim group_position, group_size;
-  int threads, warp_count;
-  const Launch *launch;
-  Fibre *fibres;
-  Warp *warps;
+  Fibre *current = nullptr;
+  unsigned char *window = nullptr; // shared memory: addresses in it are offsets from here
+  unsigned char *shared = nullptr; // the static variables
+  unsigned char *dynamic[kSlots] = {};
+  Dim group_position = {}, group_size = {};
+  int threads = 0, warp_count = 0;
+  const Launch *launch = nullptr;
+  Fibre *fibres = nullptr;
+  Warp *warps = nullptr;
 };
 KSIM_INLINE Fibre &self() { return *worker->current; }
 
@@ -184,14 +184,16 @@ struct SharedVariable {
 };
 struct SharedVariables { // of a library of kernels
   SharedVariable *first = nullptr;
-  size_t bytes = 0;
+  size_t bytes = 0, align = 128; // at least the width of the 32 banks of four bytes
 };
 inline KSIM_CONSTANT SharedVariables library_variables __attribute__((visibility("hidden")));
 inline __attribute__((visibility("hidden"))) SharedVariable::SharedVariable(size_t size, size_t align)
     : size(uint32_t(size)), next(library_variables.first) {
   if (align < 16) align = 16;
   offset = uint32_t((library_variables.bytes + align - 1) / align * align);
-  library_variables = {this, offset + size};
+  library_variables.first = this;
+  library_variables.bytes = offset + size;
+  if (align > library_variables.align) library_variables.align = align;
 }
 extern "C" inline __attribute__((used)) SharedVariables *ksim_shared_variables() { return &library_variables; }
 template <class S>

@@ -3,6 +3,9 @@
 #include "running.hpp"
 
 #include <dlfcn.h>
+#if defined(__linux__)
+#include <link.h>
+#endif
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -33,41 +36,86 @@ void report(Running &w, FaultKind kind, Where where, const char *message) {
 
 struct sigaction previous[NSIG];
 
+// Whoever was there before us.
+void pass_on(int signal, siginfo_t *info, void *context) {
+  const struct sigaction &old = previous[signal];
+  if (old.sa_flags & SA_SIGINFO)
+    old.sa_sigaction(signal, info, context);
+  else if (old.sa_handler != SIG_DFL && old.sa_handler != SIG_IGN)
+    old.sa_handler(signal);
+  else if (signal != kStopSignal)
+    ::signal(signal, SIG_DFL); // the instruction faults again, and ends the process
+}
+
+uint64_t program_counter(const ucontext_t &context) {
+#if defined(__linux__) && defined(__x86_64__)
+  return uint64_t(context.uc_mcontext.gregs[REG_RIP]);
+#elif defined(__linux__)
+  return context.uc_mcontext.pc;
+#elif defined(__aarch64__)
+  return __darwin_arm_thread_state64_get_pc(context.uc_mcontext->__ss);
+#else
+  return context.uc_mcontext->__ss.__rip;
+#endif
+}
+
 void on_signal(int signal, siginfo_t *info, void *context) {
   Running *w = static_cast<Running *>(worker);
-  if (signal == kStopSignal && !(w && w->in_fibres)) return;
-  thread_local bool chained = false;
-  if (!w || !w->in_fibres) { // not ours: whoever was there before us
-    struct sigaction &old = previous[signal];
-    if (!chained && (old.sa_flags & SA_SIGINFO) && old.sa_sigaction) {
-      chained = true;
-      old.sa_sigaction(signal, info, context);
-      chained = false;
-    } else {
-      ::signal(signal, old.sa_handler == SIG_IGN ? SIG_DFL : old.sa_handler);
-    }
-    return;
+  if (!w || !w->in_fibres) return pass_on(signal, info, context);
+  const auto &state = *static_cast<ucontext_t *>(context);
+  w->pc = program_counter(state);
+  if (signal == kStopSignal) {
+    if (!*w->failed) return pass_on(signal, info, context); // not from us
+    // In other libraries the C library's locks may be held; the signal comes again soon.
+    const bool ours = w->pc - w->code < w->code_end - w->code || w->pc - w->engine < w->engine_end - w->engine;
+    if (!ours && w->code_end) return;
   }
   w->in_fibres = false;
   w->signal = signal;
   w->address = uint64_t(info->si_addr);
   w->write = -1;
-  const auto *uc = static_cast<ucontext_t *>(context);
 #if defined(__linux__) && defined(__x86_64__)
-  w->pc = uint64_t(uc->uc_mcontext.gregs[REG_RIP]);
-  if (signal == SIGSEGV) w->write = uc->uc_mcontext.gregs[REG_ERR] >> 1 & 1;
+  if (signal == SIGSEGV) w->write = state.uc_mcontext.gregs[REG_ERR] >> 1 & 1;
   w->misaligned = signal == SIGSEGV && info->si_code == SI_KERNEL; // no page, so no address, is to blame
-#elif defined(__linux__)
-  w->pc = uc->uc_mcontext.pc;
-#elif defined(__aarch64__)
-  w->pc = __darwin_arm_thread_state64_get_pc(uc->uc_mcontext->__ss);
-#else
-  w->pc = uc->uc_mcontext->__ss.__rip;
 #endif
   siglongjmp(w->fallback, kSignalled);
 }
 
+#if defined(__linux__)
+// The addresses of the library that `address` lies in.
+struct Range {
+  uint64_t address, begin, end;
+};
+int in_range(dl_phdr_info *library, size_t, void *wanted) {
+  Range &range = *static_cast<Range *>(wanted);
+  uint64_t end = library->dlpi_addr;
+  bool found = false;
+  for (int i = 0; i < library->dlpi_phnum; i++) {
+    const auto &part = library->dlpi_phdr[i];
+    if (part.p_type != PT_LOAD) continue;
+    const uint64_t begin = library->dlpi_addr + part.p_vaddr;
+    found |= range.address - begin < part.p_memsz;
+    if (begin + part.p_memsz > end) end = begin + part.p_memsz;
+  }
+  if (found) range.begin = library->dlpi_addr, range.end = end;
+  return found;
+}
+#endif
+
 } // namespace
+
+// Where code is that a stop may interrupt anywhere: the kernels' and the engine's own.
+void find_code(Running &w) {
+#if defined(__linux__)
+  Range kernels = {uint64_t(w.launch->entry), 0, 0}, engine = {uint64_t(&find_code), 0, 0};
+  dl_iterate_phdr(in_range, &kernels);
+  dl_iterate_phdr(in_range, &engine);
+  w.code = kernels.begin, w.code_end = kernels.end;
+  w.engine = engine.begin, w.engine_end = engine.end;
+#else
+  (void)w;
+#endif
+}
 
 void install_handlers() {
   for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, kStopSignal}) {
@@ -76,23 +124,29 @@ void install_handlers() {
     ours.sa_sigaction = on_signal;
     if (now.sa_sigaction == on_signal) continue;
     ours.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-    if (!previous[signal].sa_sigaction) previous[signal] = now;
+    previous[signal] = now;
     sigaction(signal, &ours, nullptr);
   }
 }
 
 void report_signal(Running &w, bool cancelled) {
-  Dl_info library = {};
-  const bool known = dladdr(reinterpret_cast<void *>(w.pc), &library) && library.dli_fbase;
+  // Of the kernel's library alone: only there is a line of the kernel's source.
+  Dl_info library = {}, kernels = {};
+  const bool known = dladdr(reinterpret_cast<void *>(w.pc), &library) &&
+                     dladdr(reinterpret_cast<void *>(w.launch->entry), &kernels) &&
+                     library.dli_fbase == kernels.dli_fbase;
   const uint64_t pc = known ? w.pc - uint64_t(library.dli_fbase) : 0;
   char text[200];
   FaultKind kind = kMemory;
   if (w.signal == kStopSignal) {
     kind = cancelled ? kCancelled : kTimeout;
-    const char *late =
-        "runs longer than the time limit of %g s: an endless loop, or it waits for a %s that has no worker?";
-    snprintf(text, sizeof text, cancelled ? "cancelled" : late, w.launch->seconds,
-             w.launch->cuda ? "block" : "threadgroup");
+    if (cancelled)
+      snprintf(text, sizeof text, "cancelled");
+    else
+      snprintf(
+          text, sizeof text,
+          "runs longer than the time limit of %g s: an endless loop, or it waits for a %s that has no worker?",
+          w.launch->seconds, w.launch->cuda ? "block" : "threadgroup");
   } else if (w.signal == SIGFPE) {
     kind = kDivision;
     snprintf(text, sizeof text, "integer division by zero");
@@ -119,6 +173,8 @@ void report_signal(Running &w, bool cancelled) {
 }
 
 void fail(FaultKind kind, Where where, const char *format, ...) {
+  if (worker)
+    running().in_fibres = false; // a stop signal must not jump away from what follows, which takes locks
   char message[480];
   va_list args;
   va_start(args, format);
@@ -129,7 +185,6 @@ void fail(FaultKind kind, Where where, const char *format, ...) {
     __builtin_trap();
   }
   Running &w = running();
-  w.in_fibres = false; // a stop signal must not jump away while the lock of report() is held
   report(w, kind, where, message);
   siglongjmp(w.fallback, kFailed);
 }

@@ -8,14 +8,17 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <mutex>
 
 namespace ksim {
 
 constexpr size_t kStackBytes = 256 << 10;  // of a fibre; its lowest page is unmapped
 constexpr size_t kStaticBytes = 512 << 10; // of threadgroup variables, all kernels of a library together
 constexpr size_t kSlotBytes = 256 << 10;   // of one dynamic threadgroup array
-constexpr size_t kBank = 128;              // alignment of shared memory: its 32 banks of four bytes
-constexpr unsigned char kPoison = 0xff;    // NaN in every floating type
+constexpr size_t kBank = 128;              // alignment of dynamic shared memory: its 32 banks of four bytes
+constexpr size_t kSignalStackBytes = 64 << 10;
+constexpr size_t kKeptWorkers = 64;     // between launches
+constexpr unsigned char kPoison = 0xff; // NaN in every floating type
 
 inline size_t page() { return size_t(sysconf(_SC_PAGESIZE)); }
 
@@ -32,10 +35,13 @@ struct Running : Worker {
   bool in_fibres = false, misaligned = false;
   int guarded = 0; // stacks whose lowest page is unmapped
   sigjmp_buf fallback;
+  uint64_t code = 0, code_end = 0, engine = 0,
+           engine_end = 0; // addresses of the kernels' library and of this one
   int signal = 0, write = -1;
   uint64_t address = 0, pc = 0;
 
   // engine.cpp
+  ~Running();
   bool prepare(int threads);
   bool run(Dim at);
   void poison();
@@ -53,6 +59,7 @@ struct Running : Worker {
 // Called, where the traffic audit has set it, when all live lanes of a warp have come together, and at the end
 // of every threadgroup: no access before it can be part of a request with one after it.
 extern void (*on_converged)(Running &, int warp); // schedule.cpp
+extern std::mutex launching;                      // engine.cpp: one grid runs at a time
 inline Running &running() { return *static_cast<Running *>(worker); }
 
 // stacks.cpp: the state of a fibre that waits is on its own stack.
@@ -61,6 +68,7 @@ void *first_frame(unsigned char *top, void (*start)());
 void start(); // schedule.cpp: what a fibre does first
 
 // faults.cpp
+void find_code(Running &worker);
 enum Fallback {
   kSignalled = 1,
   kFailed

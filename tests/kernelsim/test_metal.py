@@ -172,7 +172,7 @@ def test_missing_and_read_only_arguments(matrix):
         ({"threadgroup": 32}, "give either grid, in threads, or threadgroups"),
         ({"grid": 1, "threadgroups": 1, "threadgroup": 32}, "give either grid"),
         ({"grid": 0, "threadgroup": 32}, "grid is one to three positive integers, not 0"),
-        ({"grid": (1, 2, 3, 4), "threadgroup": 32}, "grid is one to three positive integers"),
+        ({"grid": (1, 2, 3, 4), "threadgroup": 32}, "grid is one to three integers"),
         ({"grid": "x", "threadgroup": 32}, "grid is one to three integers, not 'x'"),
         ({"grid": 1, "threadgroup": 0}, "threadgroup is one to three positive integers, not 0"),
         ({"grid": 1, "threadgroup": 1025}, "1 to 1024 threads, not 1025"),

@@ -14,7 +14,9 @@ concept OrderedWord = Word<T> || any_of<T, long long>; // 64-bit signed: atomicM
 template <class T>
 concept Addable = Word<T> || any_of<T, float, double, float2, float4> || One<T> || Two<T>;
 template <class T>
-concept Swappable = Word<T> || any_of<T, float, unsigned short> || (sizeof(T) == 16 && alignof(T) == 16);
+concept Swappable = Word<T> || any_of<T, float>;
+template <class T>
+concept Comparable = Word<T> || any_of<T, unsigned short>;
 
 template <int kBytes> struct Bits_ {};
 template <> struct Bits_<2> {
@@ -73,19 +75,29 @@ KSIM_ATOMIC(atomicOr, Word, __atomic_fetch_or(ksim::cuda::counted(p), value, __A
 KSIM_ATOMIC(atomicXor, Word, __atomic_fetch_xor(ksim::cuda::counted(p), value, __ATOMIC_RELAXED))
 KSIM_ATOMIC(atomicMin, OrderedWord, ksim::cuda::update(p, [=](T old) { return value < old ? value : old; }))
 KSIM_ATOMIC(atomicMax, OrderedWord, ksim::cuda::update(p, [=](T old) { return value > old ? value : old; }))
+KSIM_ATOMIC(atomicExch, Swappable, ksim::cuda::update(p, [=](T) { return value; }))
 #undef KSIM_ATOMIC
 
-KSIM_INLINE unsigned int atomicInc(unsigned int *p, unsigned int last) {
-  return ksim::cuda::update(p, [=](unsigned int old) { return old >= last ? 0 : old + 1; });
-}
-KSIM_INLINE unsigned int atomicDec(unsigned int *p, unsigned int last) {
-  return ksim::cuda::update(p, [=](unsigned int old) { return old == 0 || old > last ? last : old - 1; });
-}
-template <ksim::cuda::Swappable T> KSIM_INLINE T atomicExch(T *p, ksim::cuda::Same<T> value) {
-  return ksim::cuda::update(p, [=](T) { return value; });
-}
-template <ksim::cuda::Swappable T>
-KSIM_INLINE T atomicCAS(T *p, ksim::cuda::Same<T> compare, ksim::cuda::Same<T> value) {
-  __atomic_compare_exchange_n(ksim::cuda::counted(p), &compare, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
-  return compare;
-}
+#define KSIM_ATOMIC(name)                                                                                       \
+  template <ksim::cuda::Comparable T>                                                                           \
+  KSIM_INLINE T name(T *p, ksim::cuda::Same<T> compare, ksim::cuda::Same<T> value) {                            \
+    __atomic_compare_exchange_n(ksim::cuda::counted(p), &compare, value, false, __ATOMIC_SEQ_CST,              \
+                                __ATOMIC_SEQ_CST);                                                              \
+    return compare;                                                                                             \
+  }
+KSIM_ATOMIC(atomicCAS)
+KSIM_ATOMIC(atomicCAS_block)
+KSIM_ATOMIC(atomicCAS_system)
+#undef KSIM_ATOMIC
+
+#define KSIM_ATOMIC(suffix)                                                                                     \
+  KSIM_INLINE unsigned int atomicInc##suffix(unsigned int *p, unsigned int last) {                              \
+    return ksim::cuda::update(p, [=](unsigned int old) { return old >= last ? 0 : old + 1; });                  \
+  }                                                                                                             \
+  KSIM_INLINE unsigned int atomicDec##suffix(unsigned int *p, unsigned int last) {                              \
+    return ksim::cuda::update(p, [=](unsigned int old) { return old == 0 || old > last ? last : old - 1; });    \
+  }
+KSIM_ATOMIC()
+KSIM_ATOMIC(_block)
+KSIM_ATOMIC(_system)
+#undef KSIM_ATOMIC

@@ -207,6 +207,24 @@ template <class Group> KSIM_INLINE void sync(const Group &group, KSIM_WHERE) { g
 template <class Group> unsigned int thread_rank(const Group &group) { return group.thread_rank(); }
 template <class Group> unsigned int group_size(const Group &group) { return group.size(); }
 
+// A group whose kind is known when the program runs: the block, or lanes of a warp.
+struct thread_group {
+  thread_group(const thread_block &) : lanes{0}, is_block(true) {}
+  thread_group(const warp_group &group) : lanes(group), is_block(false) {}
+  unsigned int size() const { return is_block ? thread_block::size() : lanes.size(); }
+  unsigned int num_threads() const { return size(); }
+  unsigned int thread_rank() const { return is_block ? thread_block::thread_rank() : lanes.thread_rank(); }
+  void sync(KSIM_WHERE) const { is_block ? thread_block::sync(where) : lanes.sync(where); }
+
+private:
+  warp_group lanes;
+  bool is_block;
+};
+inline thread_group tiled_partition(const thread_group &group, unsigned int size) {
+  const unsigned int rank = group.thread_rank() % ksim::kLanes;
+  return warp_group{ksim::cuda::tile_mask(int(size), int((ksim::self().lane - rank % size)))};
+}
+
 // ---- Reductions and scans
 
 template <class T = void> struct plus {

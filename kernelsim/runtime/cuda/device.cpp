@@ -115,6 +115,8 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int num
   case cudaDevAttrReservedSharedMemoryPerBlock: *value = int(p.reservedSharedMemPerBlock); break;
   case cudaDevAttrPageableMemoryAccess: *value = p.pageableMemoryAccess; break;
   case cudaDevAttrPageableMemoryAccessUsesHostPageTables: *value = p.pageableMemoryAccessUsesHostPageTables; break;
+  case cudaDevAttrGpuOverlap:
+  case cudaDevAttrAsyncEngineCount:
   case cudaDevAttrCanMapHostMemory:
   case cudaDevAttrConcurrentKernels:
   case cudaDevAttrUnifiedAddressing:
@@ -123,6 +125,8 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int num
   case cudaDevAttrCooperativeLaunch:
   case cudaDevAttrHostRegisterSupported:
   case cudaDevAttrMemoryPoolsSupported: *value = 1; break;
+  case cudaDevAttrKernelExecTimeout:
+  case cudaDevAttrComputeMode:   // default
   case cudaDevAttrClusterLaunch: // not simulated
   case cudaDevAttrClockRate:     // a CPU has none that would mean anything
   case cudaDevAttrMemoryClockRate:

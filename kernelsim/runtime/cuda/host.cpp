@@ -317,6 +317,9 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *data) {
   return enqueue(stream, [=] { function(data); });
 }
+cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallback_t function, void *data, unsigned int) {
+  return enqueue(stream, [=] { function(stream, cudaSuccess, data); });
+}
 cudaError_t cudaEventCreate(cudaEvent_t *event) {
   *event = new CUevent_st;
   return cudaSuccess;

@@ -68,7 +68,8 @@ cudaError_t code_of(const Fault &fault) {
   case kTimeout:
   case kCancelled: return cudaErrorLaunchTimeout;
   case kArgument: return cudaErrorInvalidConfiguration;
-  case kResources: return cudaErrorInvalidValue; // as nvcc's runtime has it for shared memory
+  case kResources: // of the device, as nvcc's runtime has it for shared memory, or of this machine
+    return strncmp(fault.message, "needs", 5) ? cudaErrorLaunchOutOfResources : cudaErrorInvalidValue;
   default: return cudaErrorLaunchFailure;        // a GPU would go on, or hang
   }
 }
@@ -114,7 +115,7 @@ cudaError_t execute(const Kernel &kernel, const Configuration &c, void (*entry)(
   const std::string name = name_of(kernel);
   const uint64_t blocks = uint64_t(c.grid.x) * c.grid.y * c.grid.z;
   int of_multiprocessor = 0;
-  occupancy(&of_multiprocessor, kernel, int(c.block.x * c.block.y * c.block.z), c.shared);
+  occupancy(&of_multiprocessor, int(c.block.x * c.block.y * c.block.z), c.shared);
   if (c.cooperative && blocks > uint64_t(of_multiprocessor) * device.multiprocessors)
     return refused(kernel, cudaErrorCooperativeLaunchTooLarge, "%llu blocks cooperate; %llu fit on the device",
                    blocks, uint64_t(of_multiprocessor) * device.multiprocessors);
@@ -239,7 +240,7 @@ cudaError_t get_attributes(cudaFuncAttributes *attributes, const Kernel &kernel)
   return cudaSuccess;
 }
 // By threads, blocks and dynamic shared memory; registers and static shared memory are not known here.
-cudaError_t occupancy(int *blocks, const Kernel &, int threads, size_t dynamic) {
+cudaError_t occupancy(int *blocks, int threads, size_t dynamic) {
   if (threads < 1 || threads > kMaxThreads) {
     *blocks = 0;
     return failed(cudaErrorInvalidValue, "occupancy of a block of %d threads", threads);

@@ -81,7 +81,7 @@ extern GridBarrier grid_barrier;
 
 cudaError_t set_attribute(Kernel &kernel, cudaFuncAttribute attribute, int value);
 cudaError_t get_attributes(cudaFuncAttributes *attributes, const Kernel &kernel);
-cudaError_t occupancy(int *blocks, const Kernel &kernel, int threads, size_t dynamic);
+cudaError_t occupancy(int *blocks, int threads, size_t dynamic);
 cudaError_t configured(const cudaLaunchConfig_t &config);
 cudaError_t untyped(const char *function);
 
@@ -122,14 +122,14 @@ template <class... P> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attr
 }
 template <class... P> cudaError_t cudaFuncSetCacheConfig(void (*)(P...), cudaFuncCache) { return cudaSuccess; }
 template <class... P>
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void (*function)(P...), int threads,
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void (*)(P...), int threads,
                                                           size_t dynamic) {
-  return ksim::cuda::occupancy(blocks, *ksim::cuda::kernel_of(function), threads, dynamic);
+  return ksim::cuda::occupancy(blocks, threads, dynamic);
 }
 template <class... P>
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *blocks, void (*function)(P...), int threads,
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *blocks, void (*)(P...), int threads,
                                                                    size_t dynamic, unsigned int) {
-  return ksim::cuda::occupancy(blocks, *ksim::cuda::kernel_of(function), threads, dynamic);
+  return ksim::cuda::occupancy(blocks, threads, dynamic);
 }
 template <class... P>
 cudaError_t cudaOccupancyMaxPotentialBlockSize(int *min_grid, int *block, void (*function)(P...), size_t dynamic = 0,
@@ -155,6 +155,10 @@ inline cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *, const void *,
 }
 inline cudaError_t cudaFuncSetAttribute(const void *, cudaFuncAttribute, int) {
   return ksim::cuda::untyped("cudaFuncSetAttribute");
+}
+inline cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const void *, int threads,
+                                                                 size_t dynamic) {
+  return ksim::cuda::occupancy(blocks, threads, dynamic); // which does not depend on the kernel
 }
 inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *, const void *) {
   return ksim::cuda::untyped("cudaFuncGetAttributes");

@@ -100,11 +100,15 @@ template <class R, class M> KSIM_INLINE void elect(R &d, bool &p, M mask, Where 
 template <class M> KSIM_INLINE void bar_warp(M mask, Where where = here()) {
   together(cuda::meet, nullptr, nullptr, cuda::masked("bar.warp.sync", as<uint32_t>(mask), where));
 }
+inline int one_of_16(int id, const char *name, Where where) {
+  if (id < 0 || id > 15) fail(kArgument, where, "%s: there is no barrier %d", name, id);
+  return id;
+}
 template <class A, class B = Imm> KSIM_INLINE void bar_sync(A id, B threads = B{0}, Where where = here()) {
-  barrier({"bar.sync", where}, as<int>(id), as<int>(threads));
+  barrier({"bar.sync", where}, one_of_16(as<int>(id), "bar.sync", where), as<int>(threads));
 }
 template <class A, class B> KSIM_INLINE void bar_arrive(A id, B threads, Where where = here()) {
-  arrive({"bar.arrive", where}, as<int>(id), as<int>(threads));
+  arrive({"bar.arrive", where}, one_of_16(as<int>(id), "bar.arrive", where), as<int>(threads));
 }
 // A cluster is one block: its threads have all arrived when all wait.
 KSIM_INLINE void barrier_cluster_wait(Where where = here()) { barrier({"barrier.cluster.wait", where}); }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// <metal_atomic>. The operations are atomic among the CPU threads that run threadgroups, and order nothing else:
-// memory_order_relaxed is the only order that MSL has for them.
+// <metal_atomic>. The operations are atomic among the CPU threads that run threadgroups, and order nothing
+// else: memory_order_relaxed is the only order that MSL has for them.
 //
 // The audit sees loads and stores as it does any others; what reads and writes at once tells of itself.
 #pragma once
@@ -42,7 +42,8 @@ template <class T, class F> KSIM_INLINE T atomic_update(volatile metal::atomic<T
 
 namespace metal {
 
-template <class T> KSIM_INLINE void atomic_store_explicit(volatile atomic<T> *object, ksim::same<T> desired, memory_order) {
+template <class T>
+KSIM_INLINE void atomic_store_explicit(volatile atomic<T> *object, ksim::same<T> desired, memory_order) {
   __atomic_store(const_cast<T *>(&object->value), &desired, __ATOMIC_RELAXED);
 }
 template <class T> KSIM_INLINE T atomic_load_explicit(const volatile atomic<T> *object, memory_order) {
@@ -62,25 +63,28 @@ KSIM_INLINE bool atomic_compare_exchange_weak_explicit(volatile atomic<T> *objec
                                    __ATOMIC_RELAXED);
 }
 
-#define KSIM_ATOMIC(name, ...) \
-  template <class T> \
-  KSIM_INLINE T atomic_fetch_##name##_explicit(volatile atomic<T> *object, ksim::same<T> operand, memory_order) { \
-    return ksim::atomic_update(object, [operand](T before) -> T { return __VA_ARGS__; }); \
+#define KSIM_ATOMIC(name, ...)                                                                    \
+  template <class T>                                                                              \
+  KSIM_INLINE T atomic_fetch_##name##_explicit(volatile atomic<T> *object, ksim::same<T> operand, \
+                                               memory_order) {                                    \
+    return ksim::atomic_update(object, [operand](T before) -> T { return __VA_ARGS__; });         \
   }
 KSIM_ATOMIC(add, before + operand)
 KSIM_ATOMIC(sub, before - operand)
 KSIM_ATOMIC(min, operand < before ? operand : before)
 KSIM_ATOMIC(max, before < operand ? operand : before)
-KSIM_ATOMIC(and, before & operand)
+KSIM_ATOMIC(and, (before & operand))
 KSIM_ATOMIC(or, before | operand)
 KSIM_ATOMIC(xor, before ^ operand)
 #undef KSIM_ATOMIC
 
 // Of atomic_ulong, without the value before.
-template <class T> KSIM_INLINE void atomic_min_explicit(volatile atomic<T> *object, ksim::same<T> operand, memory_order o) {
+template <class T>
+KSIM_INLINE void atomic_min_explicit(volatile atomic<T> *object, ksim::same<T> operand, memory_order o) {
   atomic_fetch_min_explicit(object, operand, o);
 }
-template <class T> KSIM_INLINE void atomic_max_explicit(volatile atomic<T> *object, ksim::same<T> operand, memory_order o) {
+template <class T>
+KSIM_INLINE void atomic_max_explicit(volatile atomic<T> *object, ksim::same<T> operand, memory_order o) {
   atomic_fetch_max_explicit(object, operand, o);
 }
 

@@ -5,7 +5,8 @@
 
 namespace ksim {
 template <class T>
-constexpr bool from_bfloat = __is_same(T, float) || (__is_integral(T) && !__is_same(T, int) && !__is_same(T, bool));
+constexpr bool from_bfloat = __is_same(T, float) ||
+                             (__is_integral(T) && !__is_same(T, int) && !__is_same(T, bool));
 } // namespace ksim
 
 // The upper half of a float. As MSL 3.1 has it: implicitly only to float, from integers, and not from float or
@@ -18,9 +19,10 @@ public:
 
   KSIM_INLINE constexpr explicit bfloat(float x) : bits(round(x)) {} // and of classes that become a number
 
-  // Implicitly to float and integers, but not to half. Where MSL would also take int and bool without a cast this does
-  // not: C++ would find `condition ? x : 0` ambiguous, as classes have no ranks.
-  template <class T, class = metal::enable_if_t<ksim::from_bfloat<T>>> KSIM_INLINE constexpr operator T() const {
+  // Implicitly to float and integers, but not to half. Where MSL would also take int and bool without a cast
+  // this does not: C++ would find `condition ? x : 0` ambiguous, as classes have no ranks.
+  template <class T, class = metal::enable_if_t<ksim::from_bfloat<T>>>
+  KSIM_INLINE constexpr operator T() const {
     return T(value());
   }
   template <class T, class = metal::enable_if_t<ksim::is_number<T> && !ksim::from_bfloat<T>>, class = void>
@@ -62,28 +64,28 @@ template <class A, class B, class = metal::enable_if_t<with_bfloat<A, B>>>
 using bfloat_result = metal::conditional_t<__is_floating_point(A) || __is_floating_point(B), float, bfloat>;
 } // namespace ksim
 
-#define KSIM_BFLOAT(op) \
-  template <class A, class B, class R = ksim::bfloat_result<A, B>> \
-  KSIM_INLINE constexpr R operator op(A a, B b) { \
-    return R(float(a) op float(b)); \
-  } \
+#define KSIM_BFLOAT(op, assign)                                                \
+  template <class A, class B, class R = ksim::bfloat_result<A, B>>             \
+  KSIM_INLINE constexpr R operator op(A a, B b) {                              \
+    return R(float(a) op float(b));                                            \
+  }                                                                            \
   template <class B, class = metal::enable_if_t<ksim::with_bfloat<bfloat, B>>> \
-  KSIM_INLINE constexpr bfloat &operator op##=(bfloat &a, B b) { \
-    return a = bfloat(a op b); \
-  } \
-  template <class A, class = metal::enable_if_t<ksim::is_number<A>>> \
-  KSIM_INLINE constexpr A &operator op##=(A &a, bfloat b) { \
-    return a = metal::remove_addrspace_t<A>(a op b); \
+  KSIM_INLINE constexpr bfloat &operator assign(bfloat &a, B b) {              \
+    return a = bfloat(a op b);                                                 \
+  }                                                                            \
+  template <class A, class = metal::enable_if_t<ksim::is_number<A>>>           \
+  KSIM_INLINE constexpr A &operator assign(A &a, bfloat b) {                   \
+    return a = metal::remove_addrspace_t<A>(a op b);                           \
   }
-KSIM_BFLOAT(+)
-KSIM_BFLOAT(-)
-KSIM_BFLOAT(*)
-KSIM_BFLOAT(/)
+KSIM_BFLOAT(+, +=)
+KSIM_BFLOAT(-, -=)
+KSIM_BFLOAT(*, *=)
+KSIM_BFLOAT(/, /=)
 #undef KSIM_BFLOAT
-#define KSIM_BFLOAT(op) \
+#define KSIM_BFLOAT(op)                                                            \
   template <class A, class B, class = metal::enable_if_t<ksim::with_bfloat<A, B>>> \
-  KSIM_INLINE constexpr bool operator op(A a, B b) { \
-    return float(a) op float(b); \
+  KSIM_INLINE constexpr bool operator op(A a, B b) {                               \
+    return float(a) op float(b);                                                   \
   }
 KSIM_BFLOAT(==)
 KSIM_BFLOAT(!=)
@@ -99,7 +101,8 @@ KSIM_INLINE constexpr bfloat operator-(bfloat a) { // of NaN and zero too
 KSIM_INLINE bfloat &operator++(bfloat &a) { return a += 1; }
 KSIM_INLINE bfloat &operator--(bfloat &a) { return a -= 1; }
 
-// 1.0h is a literal of C++ too, if one defines it; H, bf and BF are not, and the rewriter makes _h and _bf of them.
+// 1.0h is a literal of C++ too, if one defines it; H, bf and BF are not, and the rewriter makes _h and _bf of
+// them.
 constexpr half operator""h(long double x) { return half(x); }
 constexpr half operator""h(unsigned long long x) { return half(x); }
 constexpr half operator""_h(long double x) { return half(x); }

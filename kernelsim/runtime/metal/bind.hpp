@@ -26,7 +26,9 @@ template <class P> struct At {
 template <class T> struct At<T &> {
   static KSIM_INLINE T &from(void *p) { return *reinterpret_cast<T *>(p); }
 };
-template <class P> KSIM_INLINE P buffer(void *table, int index) { return At<P>::from(static_cast<void **>(table)[index]); }
+template <class P> KSIM_INLINE P buffer(void *table, int index) {
+  return At<P>::from(static_cast<void **>(table)[index]);
+}
 template <class P> KSIM_INLINE P threadgroup(int index) { return At<P>::from(worker->dynamic[index]); }
 
 // ---- Builtins
@@ -65,25 +67,42 @@ KSIM_INLINE Dim value_of(Builtin which) {
   switch (which) {
   case thread_position_in_grid:
     return {at.x * size.x + me.position.x, at.y * size.y + me.position.y, at.z * size.z + me.position.z};
-  case thread_position_in_threadgroup: return me.position;
-  case threadgroup_position_in_grid: return at;
-  case threads_per_threadgroup: return w.group_size; // of this one, which may be smaller
-  case dispatch_threads_per_threadgroup: return size;
-  case threadgroups_per_grid: return l.groups;
+  case thread_position_in_threadgroup:
+    return me.position;
+  case threadgroup_position_in_grid:
+    return at;
+  case threads_per_threadgroup:
+    return w.group_size; // of this one, which may be smaller
+  case dispatch_threads_per_threadgroup:
+    return size;
+  case threadgroups_per_grid:
+    return l.groups;
   case threads_per_grid:
-  case grid_size: return l.threads.x ? l.threads : all;
-  case grid_origin: return {0, 0, 0};
-  case thread_index_in_threadgroup: return {me.index, 0, 0};
-  case thread_index_in_simdgroup: return {me.lane, 0, 0};
-  case thread_index_in_quadgroup: return {me.index % 4, 0, 0};
-  case simdgroup_index_in_threadgroup: return {me.warp, 0, 0};
-  case quadgroup_index_in_threadgroup: return {me.index / 4, 0, 0};
+  case grid_size:
+    return l.threads.x ? l.threads : all;
+  case grid_origin:
+    return {0, 0, 0};
+  case thread_index_in_threadgroup:
+    return {me.index, 0, 0};
+  case thread_index_in_simdgroup:
+    return {me.lane, 0, 0};
+  case thread_index_in_quadgroup:
+    return {me.index % 4, 0, 0};
+  case simdgroup_index_in_threadgroup:
+    return {me.warp, 0, 0};
+  case quadgroup_index_in_threadgroup:
+    return {me.index / 4, 0, 0};
   case threads_per_simdgroup:
-  case thread_execution_width: return {kLanes, 0, 0};
-  case simdgroups_per_threadgroup: return {groups_of(kLanes, w.group_size), 0, 0};
-  case quadgroups_per_threadgroup: return {groups_of(4, w.group_size), 0, 0};
-  case dispatch_simdgroups_per_threadgroup: return {groups_of(kLanes, size), 0, 0};
-  case dispatch_quadgroups_per_threadgroup: return {groups_of(4, size), 0, 0};
+  case thread_execution_width:
+    return {kLanes, 0, 0};
+  case simdgroups_per_threadgroup:
+    return {groups_of(kLanes, w.group_size), 0, 0};
+  case quadgroups_per_threadgroup:
+    return {groups_of(4, w.group_size), 0, 0};
+  case dispatch_simdgroups_per_threadgroup:
+    return {groups_of(kLanes, size), 0, 0};
+  case dispatch_quadgroups_per_threadgroup:
+    return {groups_of(4, size), 0, 0};
   }
 }
 
@@ -152,14 +171,21 @@ template <class P> constexpr Description describe() {
     return {kind_of<Scalar>(), sizeof(Scalar), ScalarOf<Element>::count, pointer};
 }
 
-// A function constant, from what the launcher gives.
-template <class T> KSIM_INLINE void assign(T &constant, double value) {
-  if constexpr (__is_same(T, bool))
+// A function constant, from what the launcher gives; false if an integer cannot hold it.
+template <class T> KSIM_INLINE bool assign(T &constant, double value) {
+  if constexpr (__is_same(T, bool)) {
     constant = value != 0;
-  else if constexpr (__is_same(T, bfloat))
+  } else if constexpr (__is_same(T, bfloat)) {
     constant = bfloat(float(value));
-  else
+  } else if constexpr (__is_integral(T)) {
+    const double least = T(-1) < T(0) ? -__builtin_ldexp(1, 8 * sizeof(T) - 1) : 0;
+    const double limit = __builtin_ldexp(1, 8 * sizeof(T) - (T(-1) < T(0)));
+    if (!(value >= least && value < limit && __builtin_floor(value) == value)) return false;
     constant = static_cast<T>(value);
+  } else {
+    constant = static_cast<T>(value);
+  }
+  return true;
 }
 
 } // namespace ksim

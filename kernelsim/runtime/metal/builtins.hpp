@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Names that no specification has but that kernels take from Apple's own headers: __metal_exp(x, fast) and the like,
-// which MLX uses to define functions of bfloat.
+// Names that no specification has but that kernels take from Apple's own headers: __metal_exp(x, fast) and the
+// like, which MLX uses to define functions of bfloat.
 #pragma once
 #include "simdgroup.hpp"
 #include "vector_math.hpp"
@@ -11,11 +11,13 @@
 
 #define KSIM_BUILTIN1(name) \
   template <class T> KSIM_INLINE auto __metal_##name(T x, bool = false) { return metal::name(x); }
-#define KSIM_BUILTIN2(name) \
-  template <class T> KSIM_INLINE auto __metal_##name(T x, ksim::same<T> y, bool = false) { return metal::name(x, y); }
-#define KSIM_BUILTIN3(name) \
+#define KSIM_BUILTIN2(name)                                                                \
+  template <class T> KSIM_INLINE auto __metal_##name(T x, ksim::same<T> y, bool = false) { \
+    return metal::name(x, y);                                                              \
+  }
+#define KSIM_BUILTIN3(name)                                                                                 \
   template <class T> KSIM_INLINE auto __metal_##name(T x, ksim::same<T> y, ksim::same<T> z, bool = false) { \
-    return metal::name(x, y, z); \
+    return metal::name(x, y, z);                                                                            \
   }
 KSIM_BUILTIN1(acos)
 KSIM_BUILTIN1(acosh)
@@ -79,9 +81,9 @@ template <class T> KSIM_INLINE T __metal_frexp(T x, int *exponent) { return meta
 KSIM_INLINE ushort __metal_get_simdgroup_size(ushort) { return ksim::kLanes; }
 KSIM_INLINE ushort __metal_get_thread_index_in_simdgroup(ushort) { return ksim::self().lane; }
 
-#define KSIM_SHUFFLE(name) \
+#define KSIM_SHUFFLE(name)                                                                               \
   template <class T> KSIM_INLINE T __metal_##name(T data, ushort by, ksim::Where where = ksim::here()) { \
-    return metal::name(data, by, where); \
+    return metal::name(data, by, where);                                                                 \
   }
 KSIM_SHUFFLE(simd_broadcast)
 KSIM_SHUFFLE(simd_shuffle)
@@ -91,18 +93,18 @@ KSIM_SHUFFLE(simd_shuffle_rotate_up)
 KSIM_SHUFFLE(simd_shuffle_up)
 KSIM_SHUFFLE(simd_shuffle_xor)
 #undef KSIM_SHUFFLE
-#define KSIM_FILL(name) \
-  template <class T> \
+#define KSIM_FILL(name)                                                                    \
+  template <class T>                                                                       \
   KSIM_INLINE T __metal_##name(T data, ksim::same<T> filling, ushort delta, ushort modulo, \
-                               ksim::Where where = ksim::here()) { \
-    return metal::name(data, filling, delta, modulo, where); \
+                               ksim::Where where = ksim::here()) {                         \
+    return metal::name(data, filling, delta, modulo, where);                               \
   }
 KSIM_FILL(simd_shuffle_and_fill_down)
 KSIM_FILL(simd_shuffle_and_fill_up)
 #undef KSIM_FILL
-#define KSIM_REDUCE(name) \
+#define KSIM_REDUCE(name)                                                                     \
   template <class T> KSIM_INLINE T __metal_##name(T data, ksim::Where where = ksim::here()) { \
-    return metal::name(data, where); \
+    return metal::name(data, where);                                                          \
   }
 KSIM_REDUCE(simd_max)
 KSIM_REDUCE(simd_min)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The headers of this folder compiled as OpenCL C++, for the sake of its address spaces: what takes the place of
-// the engine, and of C++'s own headers. Nothing of it is ever run.
+// The headers of this folder compiled as OpenCL C++, for the sake of its address spaces: what takes the place
+// of the engine, and of C++'s own headers. Nothing of it is ever run.
 #pragma once
 #pragma OPENCL EXTENSION cl_khr_fp16 : enable
 #pragma OPENCL EXTENSION cl_khr_fp64 : enable

@@ -33,14 +33,14 @@ template <class T> constexpr wide<T> low24(T x) {
 
 namespace metal {
 
-// These are there for each type, not as templates: arguments of class types, such as MLX's integral constants, must
-// convert; and arguments of two types are ambiguous, as they are for Apple's compiler.
-#define KSIM_INTEGER(T) \
-  KSIM_INLINE constexpr T min(T x, T y) { return y < x ? y : x; } \
-  KSIM_INLINE constexpr T max(T x, T y) { return x < y ? y : x; } \
-  KSIM_INLINE constexpr T clamp(T x, T low, T high) { return min(max(x, low), high); } \
-  KSIM_INLINE constexpr T min3(T x, T y, T z) { return min(x, min(y, z)); } \
-  KSIM_INLINE constexpr T max3(T x, T y, T z) { return max(x, max(y, z)); } \
+// These are there for each type, not as templates: arguments of class types, such as MLX's integral constants,
+// must convert; and arguments of two types are ambiguous, as they are for Apple's compiler.
+#define KSIM_INTEGER(T)                                                                        \
+  KSIM_INLINE constexpr T min(T x, T y) { return y < x ? y : x; }                              \
+  KSIM_INLINE constexpr T max(T x, T y) { return x < y ? y : x; }                              \
+  KSIM_INLINE constexpr T clamp(T x, T low, T high) { return min(max(x, low), high); }         \
+  KSIM_INLINE constexpr T min3(T x, T y, T z) { return min(x, min(y, z)); }                    \
+  KSIM_INLINE constexpr T max3(T x, T y, T z) { return max(x, max(y, z)); }                    \
   KSIM_INLINE constexpr T median3(T x, T y, T z) { return max(min(x, y), min(max(x, y), z)); } \
   KSIM_INLINE constexpr T abs(T x) { return x < 0 ? static_cast<T>(0 - x) : x; }
 KSIM_INTEGER(char)
@@ -83,7 +83,9 @@ KSIM_INTEGER T clz(T x) {
   return T(x ? __builtin_clzl(make_unsigned_t<T>(x)) - (64 - ksim::bits<T>) : ksim::bits<T>);
 }
 KSIM_INTEGER T ctz(T x) { return T(x ? __builtin_ctzl(make_unsigned_t<T>(x)) : ksim::bits<T>); }
-KSIM_INTEGER T reverse_bits(T x) { return T(__builtin_bitreverse64(make_unsigned_t<T>(x)) >> (64 - ksim::bits<T>)); }
+KSIM_INTEGER T reverse_bits(T x) {
+  return T(__builtin_bitreverse64(make_unsigned_t<T>(x)) >> (64 - ksim::bits<T>));
+}
 KSIM_INTEGER T rotate(T x, T by) { // to the left
   using U = make_unsigned_t<T>;
   const int left = int(U(by) % ksim::bits<T>);

@@ -34,7 +34,8 @@ private:
 
 template <class T> struct IntegerLimits {
   static constexpr bool is_specialized = true, is_signed = __is_signed(T), is_integer = true, is_exact = true;
-  static constexpr bool has_infinity = false, has_quiet_NaN = false, has_signaling_NaN = false, is_iec559 = false;
+  static constexpr bool has_infinity = false, has_quiet_NaN = false, has_signaling_NaN = false,
+                        is_iec559 = false;
   static constexpr bool is_bounded = true, is_modulo = !is_signed;
   static constexpr int radix = 2, digits = bits<T> - is_signed, digits10 = digits * 30103 / 100000;
 

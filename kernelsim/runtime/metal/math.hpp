@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// <metal_math> and <metal_common> on scalars: float, and half by way of float, rounded once. vector_math.hpp lifts
-// them to vectors, and to fast:: and precise::, which are the same here: a GPU's fast:: functions are less exact.
-// Nothing is flushed to zero, though Apple's GPUs flush subnormal floats.
+// <metal_math> and <metal_common> on scalars: float, and half by way of float, rounded once. vector_math.hpp
+// lifts them to vectors, and to fast:: and precise::, which are the same here: a GPU's fast:: functions are
+// less exact. Nothing is flushed to zero, though Apple's GPUs flush subnormal floats.
 //
 // There are no functions of bfloat, as in MSL: an argument of that type becomes a float.
 #pragma once
@@ -18,7 +18,9 @@ KSIM_INLINE double half_turns(float x) {
   const double d = x;
   return kPi * (d - 2.0 * __builtin_rint(d / 2.0));
 }
-KSIM_INLINE float sinpi(float x) { return __builtin_rintf(x) == x ? 0.0f * x : float(__builtin_sin(half_turns(x))); }
+KSIM_INLINE float sinpi(float x) {
+  return __builtin_rintf(x) == x ? 0.0f * x : float(__builtin_sin(half_turns(x)));
+}
 KSIM_INLINE float cospi(float x) {
   const float distance = __builtin_fabsf(x) - 0.5f;
   return __builtin_rintf(distance) == distance ? 0.0f * distance : float(__builtin_cos(half_turns(x)));
@@ -47,23 +49,23 @@ KSIM_INLINE half nextafter(half x, half y) {
 namespace metal {
 
 // A function of x, of x and y, or of x, y and z: as an expression of floats.
-#define KSIM_MATH1(name, ...) \
+#define KSIM_MATH1(name, ...)                             \
   KSIM_INLINE float name(float x) { return __VA_ARGS__; } \
-  KSIM_INLINE half name(half half_x) { \
-    const float x = half_x; \
-    return half(__VA_ARGS__); \
+  KSIM_INLINE half name(half half_x) {                    \
+    const float x = half_x;                               \
+    return half(__VA_ARGS__);                             \
   }
-#define KSIM_MATH2(name, ...) \
+#define KSIM_MATH2(name, ...)                                      \
   KSIM_INLINE float name(float x, float y) { return __VA_ARGS__; } \
-  KSIM_INLINE half name(half half_x, half half_y) { \
-    const float x = half_x, y = half_y; \
-    return half(__VA_ARGS__); \
+  KSIM_INLINE half name(half half_x, half half_y) {                \
+    const float x = half_x, y = half_y;                            \
+    return half(__VA_ARGS__);                                      \
   }
-#define KSIM_MATH3(name, ...) \
+#define KSIM_MATH3(name, ...)                                               \
   KSIM_INLINE float name(float x, float y, float z) { return __VA_ARGS__; } \
-  KSIM_INLINE half name(half half_x, half half_y, half half_z) { \
-    const float x = half_x, y = half_y, z = half_z; \
-    return half(__VA_ARGS__); \
+  KSIM_INLINE half name(half half_x, half half_y, half half_z) {            \
+    const float x = half_x, y = half_y, z = half_z;                         \
+    return half(__VA_ARGS__);                                               \
   }
 
 KSIM_MATH1(acos, __builtin_acosf(x))
@@ -131,10 +133,18 @@ KSIM_MATH3(smoothstep, ksim::hermite(ksim::fmin(ksim::fmax((z - x) / (y - x), 0.
 template <class T> KSIM_INLINE ksim::if_bfloat<T> abs(T x) { return abs(float(x)); }
 template <class T> KSIM_INLINE ksim::if_bfloat<T> min(T x, T y) { return min(float(x), float(y)); }
 template <class T> KSIM_INLINE ksim::if_bfloat<T> max(T x, T y) { return max(float(x), float(y)); }
-template <class T> KSIM_INLINE ksim::if_bfloat<T> clamp(T x, T y, T z) { return clamp(float(x), float(y), float(z)); }
-template <class T> KSIM_INLINE ksim::if_bfloat<T> min3(T x, T y, T z) { return min3(float(x), float(y), float(z)); }
-template <class T> KSIM_INLINE ksim::if_bfloat<T> max3(T x, T y, T z) { return max3(float(x), float(y), float(z)); }
-template <class T> KSIM_INLINE ksim::if_bfloat<T> median3(T x, T y, T z) { return median3(float(x), float(y), float(z)); }
+template <class T> KSIM_INLINE ksim::if_bfloat<T> clamp(T x, T y, T z) {
+  return clamp(float(x), float(y), float(z));
+}
+template <class T> KSIM_INLINE ksim::if_bfloat<T> min3(T x, T y, T z) {
+  return min3(float(x), float(y), float(z));
+}
+template <class T> KSIM_INLINE ksim::if_bfloat<T> max3(T x, T y, T z) {
+  return max3(float(x), float(y), float(z));
+}
+template <class T> KSIM_INLINE ksim::if_bfloat<T> median3(T x, T y, T z) {
+  return median3(float(x), float(y), float(z));
+}
 
 // x - floor(x), but less than 1 where that rounds up to 1.
 KSIM_INLINE float fract(float x) { return ksim::fmin(x - __builtin_floorf(x), 0x1.fffffep-1f); }
@@ -186,6 +196,8 @@ KSIM_INLINE bool isunordered(float x, float y) { return x != x || y != y; }
 KSIM_INLINE bool isunordered(half x, half y) { return x != x || y != y; }
 KSIM_INLINE bool all(bool x) { return x; }
 KSIM_INLINE bool any(bool x) { return x; }
-template <class T, class = ksim::if_scalar<T>> KSIM_INLINE T select(T x, T y, bool choose_y) { return choose_y ? y : x; }
+template <class T, class = ksim::if_scalar<T>> KSIM_INLINE T select(T x, T y, bool choose_y) {
+  return choose_y ? y : x;
+}
 
 } // namespace metal

@@ -25,7 +25,8 @@ template <class T, int kColumns, int kRows> struct matrix {
     for (int c = 0; c < kColumns; c++) columns[c] = vec<T, kRows>(m.columns[c]);
   }
   // Of columns.
-  template <class... A, class = enable_if_t<sizeof...(A) == kColumns && (is_convertible_v<A, vec<T, kRows>> && ...)>,
+  template <class... A,
+            class = enable_if_t<sizeof...(A) == kColumns && (is_convertible_v<A, vec<T, kRows>> && ...)>,
             class = enable_if_t<(ksim::is_vector<A> && ...)>>
   KSIM_INLINE matrix(A... column) : columns{column...} {}
   // Of components, column by column.
@@ -130,11 +131,11 @@ template <class T> KSIM_INLINE T determinant(matrix<T, 4, 4> m) { // by the mino
 
 } // namespace metal
 
-#define KSIM_MATRIX(C, R) \
+#define KSIM_MATRIX(C, R)                            \
   using float##C##x##R = metal::matrix<float, C, R>; \
-  using half##C##x##R = metal::matrix<half, C, R>; \
-  namespace metal { \
-  using ::float##C##x##R, ::half##C##x##R; \
+  using half##C##x##R = metal::matrix<half, C, R>;   \
+  namespace metal {                                  \
+  using ::float##C##x##R, ::half##C##x##R;           \
   }
 KSIM_MATRIX(2, 2)
 KSIM_MATRIX(2, 3)

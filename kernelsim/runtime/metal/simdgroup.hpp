@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
-// Barriers, and <metal_simdgroup> and <metal_quadgroup>: what the lanes of a simdgroup, or of four neighbours, do
-// together. Each operation is a function that the engine runs once, when the last lane has come, on the arguments
-// of all (see engine.hpp).
+// Barriers, and <metal_simdgroup> and <metal_quadgroup>: what the lanes of a simdgroup, or of four neighbours,
+// do together. Each operation is a function that the engine runs once, when the last lane has come, on the
+// arguments of all (see engine.hpp).
 //
-// What a lane reads from one that does not take part is undefined on a GPU. Here it is poison, all bits set: NaN,
-// -1. That a lane to read from, a delta or a mask is the same in all lanes, where MSL demands it, is checked.
+// What a lane reads from one that does not take part is undefined on a GPU. Here it is poison, all bits set:
+// NaN, -1. That a lane to read from, a delta or a mask is the same in all lanes, where MSL demands it, is
+// checked.
 #pragma once
 #include "vector_math.hpp"
 
@@ -72,8 +73,8 @@ template <class T> KSIM_INLINE void demand_uniform(const Lanes &lanes) {
     if (!lanes.has(i)) continue;
     const auto &b = lanes.arg<Shuffled<T>>(i);
     if (a.by == b.by && a.modulo == b.modulo) continue;
-    fail(kUndefined, b.call.where, "%s: %d in lane %d, but %d in lane %d; it must be the same in all", b.call.name,
-         a.by, first, b.by, i);
+    fail(kUndefined, b.call.where, "%s: %d in lane %d, but %d in lane %d; it must be the same in all",
+         b.call.name, a.by, first, b.by, i);
   }
 }
 
@@ -104,8 +105,8 @@ template <class T, class From, int kWidth> void shuffle_and_fill(Lanes &lanes) {
     const auto &mine = lanes.arg<Shuffled<T>>(i);
     const int modulo = mine.modulo;
     if (modulo < 2 || modulo > kWidth || modulo & (modulo - 1))
-      fail(kUndefined, mine.call.where, "%s: modulo is %d, no power of two from 2 to %d", mine.call.name, modulo,
-           kWidth);
+      fail(kUndefined, mine.call.where, "%s: modulo is %d, no power of two from 2 to %d", mine.call.name,
+           modulo, kWidth);
     const int from = From::source(i & (modulo - 1), mine.by, modulo);
     const int wrapped = (i & -modulo) + (from & (modulo - 1));
     T &result = lanes.result<T>(i);
@@ -120,8 +121,8 @@ template <class T, class From, int kWidth> void shuffle_and_fill(Lanes &lanes) {
 
 // ---- Reductions and scans
 
-// `neutral` stands for a lane that does not take part: -0.0 for sums, and where twice the same changes nothing the
-// value of one that does. `empty` is the result of no lanes.
+// `neutral` stands for a lane that does not take part: -0.0 for sums, and where twice the same changes nothing
+// the value of one that does. `empty` is the result of no lanes.
 struct Sum {
   template <class T> static KSIM_INLINE T of(T a, T b) { return T(a + b); }
   template <class T> static KSIM_INLINE T neutral(T) { return T(-T(0)); }
@@ -240,10 +241,10 @@ enum thread_scope {
   thread_scope_device,
 };
 
-// An internal name of Apple's header that kernels use all the same: what can be shuffled and summed by hardware.
+// An internal name of Apple's header that kernels use all the same: what can be shuffled and summed by
+// hardware.
 template <class T>
-struct __is_valid_simdgroup_type
-    : bool_constant<is_arithmetic_v<T> && sizeof(T) < 8 && !is_same_v<T, bool>> {};
+struct __is_valid_simdgroup_type : bool_constant<is_arithmetic_v<T> && sizeof(T) < 8 && !is_same_v<T, bool>> {};
 template <class T, int N> struct __is_valid_simdgroup_type<vec<T, N>> : __is_valid_simdgroup_type<T> {};
 
 // Memory is in order here whatever the flags.
@@ -260,89 +261,92 @@ KSIM_INLINE void atomic_thread_fence(mem_flags, memory_order, thread_scope = thr
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
-#define KSIM_SHUFFLE(name, width, by, From, uniform) \
+#define KSIM_SHUFFLE(name, width, by, From, uniform)                                           \
   template <class T> KSIM_INLINE T name(T data, ushort by, ksim::Where where = ksim::here()) { \
-    const ksim::Call call = ksim::meeting<width>(#name, where); \
-    return ksim::meet<T>(ksim::shuffle<T, ksim::From, width, uniform>, \
-                         ksim::Shuffled<T>{data, data, by, width, call}, call); \
+    const ksim::Call call = ksim::meeting<width>(#name, where);                                \
+    return ksim::meet<T>(ksim::shuffle<T, ksim::From, width, uniform>,                         \
+                         ksim::Shuffled<T>{data, data, by, width, call}, call);                \
   }
-#define KSIM_FILL(name, width, From) \
-  template <class T> \
-  KSIM_INLINE T name(T data, ksim::same<T> filling_data, ushort delta, ushort modulo, \
-                     ksim::Where where = ksim::here()) { \
-    const ksim::Call call = ksim::meeting<width>(#name, where); \
-    return ksim::meet<T>(ksim::shuffle_and_fill<T, ksim::From, width>, \
-                         ksim::Shuffled<T>{data, filling_data, delta, modulo, call}, call); \
-  } \
-  template <class T> \
+#define KSIM_FILL(name, width, From)                                                                       \
+  template <class T>                                                                                       \
+  KSIM_INLINE T name(T data, ksim::same<T> filling_data, ushort delta, ushort modulo,                      \
+                     ksim::Where where = ksim::here()) {                                                   \
+    const ksim::Call call = ksim::meeting<width>(#name, where);                                            \
+    return ksim::meet<T>(ksim::shuffle_and_fill<T, ksim::From, width>,                                     \
+                         ksim::Shuffled<T>{data, filling_data, delta, modulo, call}, call);                \
+  }                                                                                                        \
+  template <class T>                                                                                       \
   KSIM_INLINE T name(T data, ksim::same<T> filling_data, ushort delta, ksim::Where where = ksim::here()) { \
-    return name(data, filling_data, delta, ushort(width), where); \
+    return name(data, filling_data, delta, ushort(width), where);                                          \
   }
-#define KSIM_REDUCE(name, width, Op) \
-  template <class T> KSIM_INLINE T name(T data, ksim::Where where = ksim::here()) { \
+#define KSIM_REDUCE(name, width, Op)                                                                  \
+  template <class T> KSIM_INLINE T name(T data, ksim::Where where = ksim::here()) {                   \
     return ksim::meet<T>(ksim::reduce<T, ksim::Op, width>, data, ksim::meeting<width>(#name, where)); \
   }
-#define KSIM_SCAN(name, width, Op, inclusive) \
-  template <class T> KSIM_INLINE T name(T data, ksim::Where where = ksim::here()) { \
+#define KSIM_SCAN(name, width, Op, inclusive)                                                           \
+  template <class T> KSIM_INLINE T name(T data, ksim::Where where = ksim::here()) {                     \
     return ksim::meet<T>(ksim::scan<T, ksim::Op, inclusive>, data, ksim::meeting<width>(#name, where)); \
   }
-#define KSIM_VOTE(name, width, result) \
-  KSIM_INLINE bool name(bool expression, ksim::Where where = ksim::here()) { \
+#define KSIM_VOTE(name, width, result)                                                                      \
+  KSIM_INLINE bool name(bool expression, ksim::Where where = ksim::here()) {                                \
     const auto votes = ksim::meet<ksim::Votes>(ksim::vote, expression, ksim::meeting<width>(#name, where)); \
-    return result; \
+    return result;                                                                                          \
   }
 
 // `group` is simd, of 32 lanes, or quad, of 4.
-#define KSIM_GROUP(group, width) \
-  KSIM_SHUFFLE(group##_broadcast, width, lane_id, FromLane, true) \
-  KSIM_SHUFFLE(group##_shuffle, width, lane_id, FromLane, false) \
-  KSIM_SHUFFLE(group##_shuffle_xor, width, mask, FromXor, true) \
-  KSIM_SHUFFLE(group##_shuffle_up, width, delta, FromBelow, true) \
-  KSIM_SHUFFLE(group##_shuffle_down, width, delta, FromAbove, true) \
-  KSIM_SHUFFLE(group##_shuffle_rotate_up, width, delta, FromBelowAround, true) \
-  KSIM_SHUFFLE(group##_shuffle_rotate_down, width, delta, FromAboveAround, true) \
-  KSIM_FILL(group##_shuffle_and_fill_up, width, FromBelow) \
-  KSIM_FILL(group##_shuffle_and_fill_down, width, FromAbove) \
-  KSIM_REDUCE(group##_sum, width, Sum) \
-  KSIM_REDUCE(group##_product, width, Product) \
-  KSIM_REDUCE(group##_min, width, Least) \
-  KSIM_REDUCE(group##_max, width, Greatest) \
-  KSIM_REDUCE(group##_and, width, And) \
-  KSIM_REDUCE(group##_or, width, Or) \
-  KSIM_REDUCE(group##_xor, width, Xor) \
-  KSIM_SCAN(group##_prefix_inclusive_sum, width, Sum, true) \
-  KSIM_SCAN(group##_prefix_exclusive_sum, width, Sum, false) \
-  KSIM_SCAN(group##_prefix_inclusive_product, width, Product, true) \
-  KSIM_SCAN(group##_prefix_exclusive_product, width, Product, false) \
-  KSIM_VOTE(group##_all, width, votes.yes == votes.active) \
-  KSIM_VOTE(group##_any, width, votes.yes != 0) \
-  class group##_vote { \
-  public: \
-    using vote_t = ulong; \
-    KSIM_INLINE explicit constexpr group##_vote(vote_t v = 0) : bits(v) {} \
-    KSIM_INLINE explicit constexpr operator vote_t() const { return bits; } \
-    KSIM_INLINE bool all() const { return bits == (ksim::existing_lanes() >> (ksim::self().lane & -width) & kAll); } \
-    KSIM_INLINE bool any() const { return bits != 0; } \
-\
-  private: \
-    static constexpr vote_t kAll = width == 4 ? 0xf : ~0u; \
-    vote_t bits; \
-  }; \
-  KSIM_INLINE group##_vote group##_ballot(bool expression, ksim::Where where = ksim::here()) { \
-    const uint yes = ksim::vote_of_active<width>(expression, #group "_ballot", where).yes; \
-    return group##_vote(yes >> (ksim::self().lane & -width)); \
-  } \
-  KSIM_INLINE group##_vote group##_active_threads_mask(ksim::Where where = ksim::here()) { \
+#define KSIM_GROUP(group, width)                                                                        \
+  KSIM_SHUFFLE(group##_broadcast, width, lane_id, FromLane, true)                                       \
+  KSIM_SHUFFLE(group##_shuffle, width, lane_id, FromLane, false)                                        \
+  KSIM_SHUFFLE(group##_shuffle_xor, width, mask, FromXor, true)                                         \
+  KSIM_SHUFFLE(group##_shuffle_up, width, delta, FromBelow, true)                                       \
+  KSIM_SHUFFLE(group##_shuffle_down, width, delta, FromAbove, true)                                     \
+  KSIM_SHUFFLE(group##_shuffle_rotate_up, width, delta, FromBelowAround, true)                          \
+  KSIM_SHUFFLE(group##_shuffle_rotate_down, width, delta, FromAboveAround, true)                        \
+  KSIM_FILL(group##_shuffle_and_fill_up, width, FromBelow)                                              \
+  KSIM_FILL(group##_shuffle_and_fill_down, width, FromAbove)                                            \
+  KSIM_REDUCE(group##_sum, width, Sum)                                                                  \
+  KSIM_REDUCE(group##_product, width, Product)                                                          \
+  KSIM_REDUCE(group##_min, width, Least)                                                                \
+  KSIM_REDUCE(group##_max, width, Greatest)                                                             \
+  KSIM_REDUCE(group##_and, width, And)                                                                  \
+  KSIM_REDUCE(group##_or, width, Or)                                                                    \
+  KSIM_REDUCE(group##_xor, width, Xor)                                                                  \
+  KSIM_SCAN(group##_prefix_inclusive_sum, width, Sum, true)                                             \
+  KSIM_SCAN(group##_prefix_exclusive_sum, width, Sum, false)                                            \
+  KSIM_SCAN(group##_prefix_inclusive_product, width, Product, true)                                     \
+  KSIM_SCAN(group##_prefix_exclusive_product, width, Product, false)                                    \
+  KSIM_VOTE(group##_all, width, votes.yes == votes.active)                                              \
+  KSIM_VOTE(group##_any, width, votes.yes != 0)                                                         \
+  class group##_vote {                                                                                  \
+  public:                                                                                               \
+    using vote_t = ulong;                                                                               \
+    KSIM_INLINE explicit constexpr group##_vote(vote_t v = 0) : bits(v) {}                              \
+    KSIM_INLINE explicit constexpr operator vote_t() const { return bits; }                             \
+    KSIM_INLINE bool all() const {                                                                      \
+      return bits == (ksim::existing_lanes() >> (ksim::self().lane & -width) & kAll);                   \
+    }                                                                                                   \
+    KSIM_INLINE bool any() const { return bits != 0; }                                                  \
+                                                                                                        \
+  private:                                                                                              \
+    static constexpr vote_t kAll = width == 4 ? 0xf : ~0u;                                              \
+    vote_t bits;                                                                                        \
+  };                                                                                                    \
+  KSIM_INLINE group##_vote group##_ballot(bool expression, ksim::Where where = ksim::here()) {          \
+    const uint yes = ksim::vote_of_active<width>(expression, #group "_ballot", where).yes;              \
+    return group##_vote(yes >> (ksim::self().lane & -width));                                           \
+  }                                                                                                     \
+  KSIM_INLINE group##_vote group##_active_threads_mask(ksim::Where where = ksim::here()) {              \
     const uint active = ksim::vote_of_active<width>(true, #group "_active_threads_mask", where).active; \
-    return group##_vote(active >> (ksim::self().lane & -width)); \
-  } \
-  KSIM_INLINE bool group##_is_first(ksim::Where where = ksim::here()) { \
-    return __builtin_ctz(ksim::vote_of_active<width>(true, #group "_is_first", where).active) == ksim::self().lane; \
-  } \
-  KSIM_INLINE constexpr bool group##_is_helper_thread() { return false; } \
-  template <class T> KSIM_INLINE T group##_broadcast_first(T data, ksim::Where where = ksim::here()) { \
-    return ksim::meet<T>(ksim::broadcast_first<T, width>, data, \
-                         {#group "_broadcast_first", where, ksim::kConverged, ~0u}); \
+    return group##_vote(active >> (ksim::self().lane & -width));                                        \
+  }                                                                                                     \
+  KSIM_INLINE bool group##_is_first(ksim::Where where = ksim::here()) {                                 \
+    return __builtin_ctz(ksim::vote_of_active<width>(true, #group "_is_first", where).active) ==        \
+           ksim::self().lane;                                                                           \
+  }                                                                                                     \
+  KSIM_INLINE constexpr bool group##_is_helper_thread() { return false; }                               \
+  template <class T> KSIM_INLINE T group##_broadcast_first(T data, ksim::Where where = ksim::here()) {  \
+    return ksim::meet<T>(ksim::broadcast_first<T, width>, data,                                         \
+                         {#group "_broadcast_first", where, ksim::kConverged, ~0u});                    \
   }
 KSIM_GROUP(simd, 32)
 KSIM_GROUP(quad, 4)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // <metal_simdgroup_matrix>: matrices of 8 x 8 that lie across the lanes of a simdgroup, two elements in each.
 //
-// MSL leaves open where an element lies. The layout here is that of Apple's GPUs, which kernels rely on (MLX's steel,
-// llama.cpp): lane l holds row 4 (l / 16) + l / 2 % 4, columns 4 (l / 8 % 2) + 2 (l % 2) and the next.
+// MSL leaves open where an element lies. The layout here is that of Apple's GPUs, which kernels rely on (MLX's
+// steel, llama.cpp): lane l holds row 4 (l / 16) + l / 2 % 4, columns 4 (l / 8 % 2) + 2 (l % 2) and the next.
 #pragma once
 #include "simdgroup.hpp"
 
@@ -69,10 +69,10 @@ template <class T> KSIM_INLINE void to_floats(float *to, const T *from) {
   for (int i = 0; i < kElements; i++) to[i] = float(from[i]);
 }
 
-// d = a * b + c. As floats, whatever the types: each element of d begins with that of c, then a[r][k] * b[k][c] are
-// added for k = 0, 1 .. 7, product and sum rounded once where the CPU has a fused multiply-add (of halves and bfloats
-// the product is exact either way), and the result is rounded to d's type. What Apple's GPUs do is not documented.
-// Elements of lanes that do not take part are poison.
+// d = a * b + c. As floats, whatever the types: each element of d begins with that of c, then a[r][k] * b[k][c]
+// are added for k = 0, 1 .. 7, product and sum rounded once where the CPU has a fused multiply-add (of halves
+// and bfloats the product is exact either way), and the result is rounded to d's type. What Apple's GPUs do is
+// not documented. Elements of lanes that do not take part are poison.
 template <class D, class A, class B, class C> void multiply(Lanes &lanes) {
   using In = Multiplied<D, A, B, C>;
   A of_a[kElements];
@@ -157,12 +157,13 @@ KSIM_INLINE void simdgroup_load(ksim::Matrix<T> &d, const P *source, ulong eleme
 #endif
 }
 template <class T, class P>
-KSIM_INLINE void simdgroup_store(ksim::Matrix<T> a, P *target, ulong elements_per_row = 8, ulong2 matrix_origin = 0,
-                                 bool transpose_matrix = false) {
+KSIM_INLINE void simdgroup_store(ksim::Matrix<T> a, P *target, ulong elements_per_row = 8,
+                                 ulong2 matrix_origin = 0, bool transpose_matrix = false) {
 #ifdef KSIM_CHECK
   *target = T(); // not through const
 #else
-  static_assert(is_same_v<remove_volatile_t<P>, T>, "simdgroup_store converts nothing: the types must be the same");
+  static_assert(is_same_v<remove_volatile_t<P>, T>,
+                "simdgroup_store converts nothing: the types must be the same");
   const ksim::Elements at = ksim::elements_of(elements_per_row, matrix_origin, transpose_matrix);
   const T stored[] = {a.thread_elements().x, a.thread_elements().y};
   if (at.step == 1) {
@@ -175,8 +176,9 @@ KSIM_INLINE void simdgroup_store(ksim::Matrix<T> a, P *target, ulong elements_pe
 }
 
 template <class D, class A, class B, class C>
-KSIM_INLINE void simdgroup_multiply_accumulate(ksim::Matrix<D> &d, const ksim::Matrix<A> &a, const ksim::Matrix<B> &b,
-                                               const ksim::Matrix<C> &c, ksim::Where where = ksim::here()) {
+KSIM_INLINE void simdgroup_multiply_accumulate(ksim::Matrix<D> &d, const ksim::Matrix<A> &a,
+                                               const ksim::Matrix<B> &b, const ksim::Matrix<C> &c,
+                                               ksim::Where where = ksim::here()) {
   const ksim::Multiplied<D, A, B, C> in = {&a, &b, &c, &d};
   ksim::together(ksim::multiply<D, A, B, C>, &in, nullptr, {"simdgroup_multiply_accumulate", where});
 }

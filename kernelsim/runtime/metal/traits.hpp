@@ -50,14 +50,13 @@ template <bool kCondition, class T, class F> struct conditional {
 template <class T, class F> struct conditional<false, T, F> {
   using type = F;
 };
-template <bool kCondition, class T, class F>
-using conditional_t = typename conditional<kCondition, T, F>::type;
+template <bool kCondition, class T, class F> using conditional_t = typename conditional<kCondition, T, F>::type;
 
 // A trait `name` of T (and U), with its name_v.
-#define KSIM_TRAIT(name, ...) \
+#define KSIM_TRAIT(name, ...)                                       \
   template <class T> struct name : bool_constant<(__VA_ARGS__)> {}; \
   template <class T> constexpr bool name##_v = name<T>::value
-#define KSIM_TRAIT2(name, ...) \
+#define KSIM_TRAIT2(name, ...)                                               \
   template <class T, class U> struct name : bool_constant<(__VA_ARGS__)> {}; \
   template <class T, class U> constexpr bool name##_v = name<T, U>::value
 
@@ -98,10 +97,10 @@ KSIM_TRAIT2(is_convertible, __is_convertible_to(T, U));
 template <class T, class... A> struct is_constructible : bool_constant<__is_constructible(T, A...)> {};
 template <class T, class... A> constexpr bool is_constructible_v = is_constructible<T, A...>::value;
 
-#define KSIM_TRANSFORM(name, ...) \
+#define KSIM_TRANSFORM(name, ...)  \
   template <class T> struct name { \
-    using type = __VA_ARGS__; \
-  }; \
+    using type = __VA_ARGS__;      \
+  };                               \
   template <class T> using name##_t = typename name<T>::type
 
 KSIM_TRANSFORM(add_const, const T);

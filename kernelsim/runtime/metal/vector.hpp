@@ -2,13 +2,14 @@
 // Vectors: float4, packed_float3 and the like, with swizzles.
 //
 // clang's own vector types do not do: as C++ they know neither float4(a, b, c, d) nor float4(half4), and
-// int4(float4) takes over the bits instead of converting. So a vector is a class with the components x, y, z, w,
-// and a swizzle a property that reads and writes some of them. The source's own swizzles are the only ones there
-// are: before this header KSIM_SWIZZLES is defined as a list such as `KSIM_SWIZZLE2(xy, 0, 1) KSIM_SWIZZLE1(r, 0)`.
+// int4(float4) takes over the bits instead of converting. So a vector is a class with the components x, y, z,
+// w, and a swizzle a property that reads and writes some of them. The source's own swizzles are the only ones
+// there are: before this header KSIM_SWIZZLES is defined as a list such as `KSIM_SWIZZLE2(xy, 0, 1)
+// KSIM_SWIZZLE1(r, 0)`.
 //
-// Functions take vectors by value: to pass one is to read it as a whole, as on a GPU. Where memory traffic is audited
-// the compiler's accesses to neighbouring components are taken as one; only vectors of three must tell that they are
-// as wide as four.
+// Functions take vectors by value: to pass one is to read it as a whole, as on a GPU. Where memory traffic is
+// audited the compiler's accesses to neighbouring components are taken as one; only vectors of three must tell
+// that they are as wide as four.
 #pragma once
 #include "bfloat.hpp"
 
@@ -41,10 +42,12 @@ template <class T, int N, bool kPacked> struct Components;
 template <class T, bool kPacked> struct Components<T, 1, kPacked> {
   T x;
 };
-template <class T, bool kPacked> struct alignas(kPacked ? alignof(T) : 2 * sizeof(T)) Components<T, 2, kPacked> {
+template <class T, bool kPacked>
+struct alignas(kPacked ? alignof(T) : 2 * sizeof(T)) Components<T, 2, kPacked> {
   T x, y;
 };
-template <class T, bool kPacked> struct alignas(kPacked ? alignof(T) : 4 * sizeof(T)) Components<T, 3, kPacked> {
+template <class T, bool kPacked>
+struct alignas(kPacked ? alignof(T) : 4 * sizeof(T)) Components<T, 3, kPacked> {
   T x, y, z;
 #ifdef KSIM_AUDIT
   Components() = default;
@@ -55,7 +58,8 @@ template <class T, bool kPacked> struct alignas(kPacked ? alignof(T) : 4 * sizeo
   }
 #endif
 };
-template <class T, bool kPacked> struct alignas(kPacked ? alignof(T) : 4 * sizeof(T)) Components<T, 4, kPacked> {
+template <class T, bool kPacked>
+struct alignas(kPacked ? alignof(T) : 4 * sizeof(T)) Components<T, 4, kPacked> {
   T x, y, z, w;
 };
 
@@ -65,8 +69,8 @@ template <class T, int N, bool kPacked> constexpr int count_of<vec<T, N, kPacked
 
 // A scalar becomes a component implicitly, but a float not one of an integer vector.
 template <class S, class T>
-constexpr bool becomes =
-    is_scalar<S> && metal::is_convertible_v<S, T> && !(__is_integral(T) && metal::is_floating_point_v<S>);
+constexpr bool becomes = is_scalar<S> && metal::is_convertible_v<S, T> &&
+                         !(__is_integral(T) && metal::is_floating_point_v<S>);
 
 // One component of a list in braces.
 template <class T> struct Component {
@@ -78,32 +82,33 @@ template <class T> struct Component {
 
 namespace metal {
 
-// In the address space pass objects in `constant` need methods of their own: it is no part of the generic space.
+// In the address space pass objects in `constant` need methods of their own: it is no part of the generic
+// space.
 #ifdef KSIM_CHECK
-#define KSIM_SWIZZLE_GET(type, name, ...) \
+#define KSIM_SWIZZLE_GET(type, name, ...)         \
   type get_##name() const { return __VA_ARGS__; } \
   type get_##name() const __constant { return __VA_ARGS__; }
 #else
 #define KSIM_SWIZZLE_GET(type, name, ...) \
   KSIM_INLINE type get_##name() const { return __VA_ARGS__; }
 #endif
-#define KSIM_SWIZZLE1(name, a) \
-  KSIM_SWIZZLE_GET(T, name, read<a>()) \
+#define KSIM_SWIZZLE1(name, a)                         \
+  KSIM_SWIZZLE_GET(T, name, read<a>())                 \
   KSIM_INLINE void put_##name(T v) { write<a>() = v; } \
   __declspec(property(get = get_##name, put = put_##name)) T name;
-#define KSIM_SWIZZLE2(name, a, b) \
-  KSIM_SWIZZLE_GET(KSIM_VEC(2), name, KSIM_VEC(2)(read<a>(), read<b>())) \
+#define KSIM_SWIZZLE2(name, a, b)                                                    \
+  KSIM_SWIZZLE_GET(KSIM_VEC(2), name, KSIM_VEC(2)(read<a>(), read<b>()))             \
   KSIM_INLINE void put_##name(KSIM_VEC(2) v) { write<a>() = v.x, write<b>() = v.y; } \
   __declspec(property(get = get_##name, put = put_##name)) KSIM_VEC(2) name;
-#define KSIM_SWIZZLE3(name, a, b, c) \
-  KSIM_SWIZZLE_GET(KSIM_VEC(3), name, KSIM_VEC(3)(read<a>(), read<b>(), read<c>())) \
+#define KSIM_SWIZZLE3(name, a, b, c)                                                                   \
+  KSIM_SWIZZLE_GET(KSIM_VEC(3), name, KSIM_VEC(3)(read<a>(), read<b>(), read<c>()))                    \
   KSIM_INLINE void put_##name(KSIM_VEC(3) v) { write<a>() = v.x, write<b>() = v.y, write<c>() = v.z; } \
   __declspec(property(get = get_##name, put = put_##name)) KSIM_VEC(3) name;
-#define KSIM_SWIZZLE4(name, a, b, c, d) \
+#define KSIM_SWIZZLE4(name, a, b, c, d)                                                        \
   KSIM_SWIZZLE_GET(KSIM_VEC(4), name, KSIM_VEC(4)(read<a>(), read<b>(), read<c>(), read<d>())) \
-  KSIM_INLINE void put_##name(KSIM_VEC(4) v) { \
-    write<a>() = v.x, write<b>() = v.y, write<c>() = v.z, write<d>() = v.w; \
-  } \
+  KSIM_INLINE void put_##name(KSIM_VEC(4) v) {                                                 \
+    write<a>() = v.x, write<b>() = v.y, write<c>() = v.z, write<d>() = v.w;                    \
+  }                                                                                            \
   __declspec(property(get = get_##name, put = put_##name)) KSIM_VEC(4) name;
 #define KSIM_VEC(n) vec<T, n, false>
 
@@ -152,7 +157,8 @@ template <class T, int N, bool kPacked> struct vec : ksim::Components<T, N, kPac
   const __constant T &operator[](int i) const __constant;
   // Of fewer scalars in braces than components. OpenCL C++ has no lists, so parentheses pass as well.
   template <class A, class B, class... C, class = ksim::if_scalar<A>,
-            class = enable_if_t<ksim::is_scalar<B> && (ksim::is_scalar<C> && ...) && sizeof...(C) + 2 < N>, class = void>
+            class = enable_if_t<ksim::is_scalar<B> && (ksim::is_scalar<C> && ...) && sizeof...(C) + 2 < N>,
+            class = void>
   vec(A a, B b, C... c);
 #else
   // `{a, b}`: the remaining components are zero.
@@ -245,55 +251,54 @@ namespace metal {
 // An internal name of Apple's headers that kernels use all the same.
 template <class T> struct vec_elements : integral_constant<uint, ksim::count_of<T>> {};
 
-#define KSIM_OPERATOR(op) \
-  template <class A, class B, class V = ksim::vector_of<A, B>> \
-  KSIM_INLINE constexpr V operator op(A a, B b) { \
-    const V &x = a, &y = b; \
-    V r; \
-    for (int i = 0; i < V::kSize; i++) r.at(i) = ksim::element<V>(x.at(i) op y.at(i)); \
-    return r; \
-  } \
-  template <class T, int N, bool kPacked, class B, class V = ksim::vector_of<vec<T, N, kPacked>, B>> \
-  KSIM_INLINE constexpr vec<T, N, kPacked> &operator op##=(vec<T, N, kPacked> &a, B b) { \
-    return a = a op b; \
+#define KSIM_OPERATOR(op, assign)                                                                              \
+  template <class A, class B, class V = ksim::vector_of<A, B>> KSIM_INLINE constexpr V operator op(A a, B b) { \
+    const V &x = a, &y = b;                                                                                    \
+    V r;                                                                                                       \
+    for (int i = 0; i < V::kSize; i++) r.at(i) = ksim::element<V>(x.at(i) op y.at(i));                         \
+    return r;                                                                                                  \
+  }                                                                                                            \
+  template <class T, int N, bool kPacked, class B, class V = ksim::vector_of<vec<T, N, kPacked>, B>>           \
+  KSIM_INLINE constexpr vec<T, N, kPacked> &operator assign(vec<T, N, kPacked> &a, B b) {                      \
+    return a = a op b;                                                                                         \
   }
-KSIM_OPERATOR(+)
-KSIM_OPERATOR(-)
-KSIM_OPERATOR(*)
-KSIM_OPERATOR(/)
-KSIM_OPERATOR(%)
-KSIM_OPERATOR(&)
-KSIM_OPERATOR(|)
-KSIM_OPERATOR(^)
+KSIM_OPERATOR(+, +=)
+KSIM_OPERATOR(-, -=)
+KSIM_OPERATOR(*, *=)
+KSIM_OPERATOR(/, /=)
+KSIM_OPERATOR(%, %=)
+KSIM_OPERATOR(&, &=)
+KSIM_OPERATOR(|, |=)
+KSIM_OPERATOR(^, ^=)
 #undef KSIM_OPERATOR
 
 // Of the count only as many bits are used as are needed to name a bit of the shifted component.
-#define KSIM_SHIFT(op) \
-  template <class A, class B, class V = ksim::vector_of<A>, class U = ksim::vector_like<uint, V>, \
-            class = enable_if_t<is_constructible_v<U, B>>> \
-  KSIM_INLINE constexpr V operator op(A a, B b) { \
-    const V &x = a; \
-    const U count(b); \
-    V r; \
-    for (int i = 0; i < V::kSize; i++) \
-      r.at(i) = ksim::element<V>(x.at(i) op (count.at(i) & (8 * sizeof(x.at(i)) - 1))); \
-    return r; \
-  } \
+#define KSIM_SHIFT(op, assign)                                                                               \
+  template <class A, class B, class V = ksim::vector_of<A>, class U = ksim::vector_like<uint, V>,            \
+            class = enable_if_t<is_constructible_v<U, B>>>                                                   \
+  KSIM_INLINE constexpr V operator op(A a, B b) {                                                            \
+    const V &x = a;                                                                                          \
+    const U count(b);                                                                                        \
+    V r;                                                                                                     \
+    for (int i = 0; i < V::kSize; i++)                                                                       \
+      r.at(i) = ksim::element<V>(x.at(i) op(count.at(i) & (8 * sizeof(x.at(i)) - 1)));                       \
+    return r;                                                                                                \
+  }                                                                                                          \
   template <class T, int N, bool kPacked, class B, class V = decltype(declval<vec<T, N>>() op declval<B>())> \
-  KSIM_INLINE constexpr vec<T, N, kPacked> &operator op##=(vec<T, N, kPacked> &a, B b) { \
-    return a = a op b; \
+  KSIM_INLINE constexpr vec<T, N, kPacked> &operator assign(vec<T, N, kPacked> &a, B b) {                    \
+    return a = a op b;                                                                                       \
   }
-KSIM_SHIFT(<<)
-KSIM_SHIFT(>>)
+KSIM_SHIFT(<<, <<=)
+KSIM_SHIFT(>>, >>=)
 #undef KSIM_SHIFT
 
-#define KSIM_COMPARISON(op) \
-  template <class A, class B, class V = ksim::vector_of<A, B>> \
+#define KSIM_COMPARISON(op)                                                \
+  template <class A, class B, class V = ksim::vector_of<A, B>>             \
   KSIM_INLINE constexpr ksim::vector_like<bool, V> operator op(A a, B b) { \
-    const V &x = a, &y = b; \
-    ksim::vector_like<bool, V> r; \
-    for (int i = 0; i < V::kSize; i++) r.at(i) = x.at(i) op y.at(i); \
-    return r; \
+    const V &x = a, &y = b;                                                \
+    ksim::vector_like<bool, V> r;                                          \
+    for (int i = 0; i < V::kSize; i++) r.at(i) = x.at(i) op y.at(i);       \
+    return r;                                                              \
   }
 KSIM_COMPARISON(==)
 KSIM_COMPARISON(!=)
@@ -305,11 +310,12 @@ KSIM_COMPARISON(&&)
 KSIM_COMPARISON(||)
 #undef KSIM_COMPARISON
 
-#define KSIM_UNARY(op, result) \
-  template <class A, class V = ksim::vector_of<A>> KSIM_INLINE constexpr ksim::vector_like<result, V> operator op(A a) { \
-    ksim::vector_like<result, V> r; \
+#define KSIM_UNARY(op, result)                                                    \
+  template <class A, class V = ksim::vector_of<A>>                                \
+  KSIM_INLINE constexpr ksim::vector_like<result, V> operator op(A a) {           \
+    ksim::vector_like<result, V> r;                                               \
     for (int i = 0; i < V::kSize; i++) r.at(i) = static_cast<result>(op a.at(i)); \
-    return r; \
+    return r;                                                                     \
   }
 KSIM_UNARY(+, ksim::element<V>)
 KSIM_UNARY(-, ksim::element<V>)
@@ -317,16 +323,16 @@ KSIM_UNARY(~, ksim::element<V>)
 KSIM_UNARY(!, bool)
 #undef KSIM_UNARY
 
-#define KSIM_STEP(op, by) \
-  template <class T, int N, bool kPacked> \
-  KSIM_INLINE constexpr vec<T, N, kPacked> &operator op(vec<T, N, kPacked> &a) { \
-    return a = a by T(1); \
-  } \
-  template <class T, int N, bool kPacked> \
+#define KSIM_STEP(op, by)                                                            \
+  template <class T, int N, bool kPacked>                                            \
+  KSIM_INLINE constexpr vec<T, N, kPacked> &operator op(vec<T, N, kPacked> &a) {     \
+    return a = a by T(1);                                                            \
+  }                                                                                  \
+  template <class T, int N, bool kPacked>                                            \
   KSIM_INLINE constexpr vec<T, N, kPacked> operator op(vec<T, N, kPacked> &a, int) { \
-    const vec<T, N, kPacked> before = a; \
-    a = a by T(1); \
-    return before; \
+    const vec<T, N, kPacked> before = a;                                             \
+    a = a by T(1);                                                                   \
+    return before;                                                                   \
   }
 KSIM_STEP(++, +)
 KSIM_STEP(--, -)
@@ -334,14 +340,14 @@ KSIM_STEP(--, -)
 
 } // namespace metal
 
-#define KSIM_VECTORS(name, T) \
-  using name##2 = metal::vec<T, 2>; \
-  using name##3 = metal::vec<T, 3>; \
-  using name##4 = metal::vec<T, 4>; \
-  using packed_##name##2 = metal::packed_vec<T, 2>; \
-  using packed_##name##3 = metal::packed_vec<T, 3>; \
-  using packed_##name##4 = metal::packed_vec<T, 4>; \
-  namespace metal { \
+#define KSIM_VECTORS(name, T)                                                                        \
+  using name##2 = metal::vec<T, 2>;                                                                  \
+  using name##3 = metal::vec<T, 3>;                                                                  \
+  using name##4 = metal::vec<T, 4>;                                                                  \
+  using packed_##name##2 = metal::packed_vec<T, 2>;                                                  \
+  using packed_##name##3 = metal::packed_vec<T, 3>;                                                  \
+  using packed_##name##4 = metal::packed_vec<T, 4>;                                                  \
+  namespace metal {                                                                                  \
   using ::name##2, ::name##3, ::name##4, ::packed_##name##2, ::packed_##name##3, ::packed_##name##4; \
   }
 KSIM_VECTORS(bool, bool)

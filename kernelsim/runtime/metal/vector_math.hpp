@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What math.hpp and integer.hpp compute on scalars, component by component; fast:: and precise::; <metal_geometric>.
+// What math.hpp and integer.hpp compute on scalars, component by component; fast:: and precise::;
+// <metal_geometric>.
 #pragma once
 #include "integer.hpp"
 #include "math.hpp"
@@ -8,35 +9,37 @@
 namespace metal {
 
 // One of several arguments may be a vector, the others scalars: clamp(v, 0, 1).
-#define KSIM_LIFT1(name) \
-  template <class A, class V = ksim::vector_of<A>> KSIM_INLINE V name(A a) { \
-    V r; \
+#define KSIM_LIFT1(name)                                                          \
+  template <class A, class V = ksim::vector_of<A>> KSIM_INLINE V name(A a) {      \
+    V r;                                                                          \
     for (int i = 0; i < V::kSize; i++) r.at(i) = ksim::element<V>(name(a.at(i))); \
-    return r; \
+    return r;                                                                     \
   }
-#define KSIM_LIFT2(name) \
+#define KSIM_LIFT2(name)                                                                      \
   template <class A, class B, class V = ksim::vector_of<A, B>> KSIM_INLINE V name(A a, B b) { \
-    const V &x = a, &y = b; \
-    V r; \
-    for (int i = 0; i < V::kSize; i++) r.at(i) = ksim::element<V>(name(x.at(i), y.at(i))); \
-    return r; \
+    const V &x = a, &y = b;                                                                   \
+    V r;                                                                                      \
+    for (int i = 0; i < V::kSize; i++) r.at(i) = ksim::element<V>(name(x.at(i), y.at(i)));    \
+    return r;                                                                                 \
   }
-#define KSIM_LIFT3(name) \
+#define KSIM_LIFT3(name)                                                                                       \
   template <class A, class B, class C, class V = ksim::vector_of<A, B, C>> KSIM_INLINE V name(A a, B b, C c) { \
-    const V &x = a, &y = b, &z = c; \
-    V r; \
-    for (int i = 0; i < V::kSize; i++) r.at(i) = ksim::element<V>(name(x.at(i), y.at(i), z.at(i))); \
-    return r; \
+    const V &x = a, &y = b, &z = c;                                                                            \
+    V r;                                                                                                       \
+    for (int i = 0; i < V::kSize; i++) r.at(i) = ksim::element<V>(name(x.at(i), y.at(i), z.at(i)));            \
+    return r;                                                                                                  \
   }
 
 // Those that fast:: and precise:: have too.
-#define KSIM_EACH1(f) \
-  f(acos) f(acosh) f(asin) f(asinh) f(atan) f(atanh) f(ceil) f(cos) f(cosh) f(cospi) f(exp) f(exp10) f(exp2) f(fabs) \
-      f(floor) f(fract) f(log) f(log10) f(log2) f(rint) f(round) f(rsqrt) f(saturate) f(sign) f(sin) f(sinh) \
-          f(sinpi) f(sqrt) f(tan) f(tanh) f(tanpi) f(trunc) f(abs)
-#define KSIM_EACH2(f) \
-  f(atan2) f(copysign) f(divide) f(fdim) f(fmax) f(fmin) f(fmod) f(max) f(min) f(nextafter) f(pow) f(powr) f(step)
-#define KSIM_EACH3(f) f(clamp) f(fma) f(fmax3) f(fmin3) f(fmedian3) f(max3) f(min3) f(median3) f(mix) f(smoothstep)
+#define KSIM_EACH1(f)                                                                                        \
+  f(acos) f(acosh) f(asin) f(asinh) f(atan) f(atanh) f(ceil) f(cos) f(cosh) f(cospi) f(exp) f(exp10) f(exp2) \
+      f(fabs) f(floor) f(fract) f(log) f(log10) f(log2) f(rint) f(round) f(rsqrt) f(saturate) f(sign) f(sin) \
+          f(sinh) f(sinpi) f(sqrt) f(tan) f(tanh) f(tanpi) f(trunc) f(abs)
+#define KSIM_EACH2(f)                                                                                      \
+  f(atan2) f(copysign) f(divide) f(fdim) f(fmax) f(fmin) f(fmod) f(max) f(min) f(nextafter) f(pow) f(powr) \
+      f(step)
+#define KSIM_EACH3(f) \
+  f(clamp) f(fma) f(fmax3) f(fmin3) f(fmedian3) f(max3) f(min3) f(median3) f(mix) f(smoothstep)
 KSIM_EACH1(KSIM_LIFT1)
 KSIM_EACH2(KSIM_LIFT2)
 KSIM_EACH3(KSIM_LIFT3)
@@ -59,7 +62,7 @@ KSIM_LIFT3(mad24)
 #undef KSIM_LIFT3
 
 #define KSIM_VECTOR template <class A, class V = ksim::vector_of<A>> KSIM_INLINE
-#define KSIM_COMPONENTS(...) \
+#define KSIM_COMPONENTS(...)                                  \
   for (int i = 0; i < V::kSize; i++) r.at(i) = (__VA_ARGS__); \
   return r
 
@@ -96,10 +99,10 @@ KSIM_VECTOR V sincos(A x, ksim::same<V> &cosine) {
   KSIM_COMPONENTS(sincos(x.at(i), cosine.at(i)));
 }
 
-#define KSIM_TEST(name) \
+#define KSIM_TEST(name)                              \
   KSIM_VECTOR ksim::vector_like<bool, V> name(A x) { \
-    ksim::vector_like<bool, V> r; \
-    KSIM_COMPONENTS(name(x.at(i))); \
+    ksim::vector_like<bool, V> r;                    \
+    KSIM_COMPONENTS(name(x.at(i)));                  \
   }
 KSIM_TEST(isnan)
 KSIM_TEST(isinf)
@@ -137,9 +140,7 @@ KSIM_VECTOR ksim::element<V> length(A x) { return sqrt(dot(x, x)); }
 KSIM_VECTOR ksim::element<V> distance_squared(A x, A y) { return length_squared(x - y); }
 KSIM_VECTOR ksim::element<V> distance(A x, A y) { return length(x - y); }
 KSIM_VECTOR V normalize(A x) { return x * rsqrt(dot(x, x)); }
-KSIM_VECTOR V faceforward(A n, A incident, A reference) {
-  return dot(reference, incident) < 0 ? V(n) : -V(n);
-}
+KSIM_VECTOR V faceforward(A n, A incident, A reference) { return dot(reference, incident) < 0 ? V(n) : -V(n); }
 KSIM_VECTOR V reflect(A incident, A n) { return incident - n * (2 * dot(n, incident)); }
 KSIM_VECTOR V refract(A incident, A n, ksim::element<V> eta) {
   const ksim::element<V> cosine = dot(n, incident), k = 1 - eta * eta * (1 - cosine * cosine);
@@ -153,10 +154,10 @@ KSIM_VECTOR V cross(A a, A b) {
 #undef KSIM_COMPONENTS
 
 #define KSIM_USING(name) using metal::name;
-#define KSIM_NAMESPACE \
-  KSIM_EACH1(KSIM_USING) \
-  KSIM_EACH2(KSIM_USING) \
-  KSIM_EACH3(KSIM_USING) \
+#define KSIM_NAMESPACE                                                        \
+  KSIM_EACH1(KSIM_USING)                                                      \
+  KSIM_EACH2(KSIM_USING)                                                      \
+  KSIM_EACH3(KSIM_USING)                                                      \
   using metal::frexp, metal::ilogb, metal::ldexp, metal::modf, metal::sincos; \
   using metal::distance, metal::length, metal::normalize;
 namespace fast {
