@@ -2,6 +2,7 @@
 """python -m kernelsim run|check|audit FILE: one kernel of a .metal or .cu file, from the command line."""
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ examples:
   python -m kernelsim check gemv.metal
   python -m kernelsim audit gemv.cu --kernel 'gemv<half>' --grid 128 --block 32 --arg ...
 """
+_MOST = 1 << 33  # elements of an array: more is a mistake
 _TYPES = {"f": "float", "i": "int", "u": "uint"}
 
 
@@ -65,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--arch", default="sm_90", help="CUDA: the device's architecture (default sm_90)")
         command.add_argument("--schedule", default="forward", help="forward, reverse or random")
         command.add_argument("--convergence", default="live", help="every, live or hardware")
-        command.add_argument("--seed", type=int, default=1, help="of random arrays")
+        command.add_argument("--seed", type=_natural, default=1, help="of random arrays")
         command.add_argument("--time-limit", type=float, default=60.0, help="seconds")
     return parser
 
@@ -75,6 +77,12 @@ def _sizes(value: str) -> list[int]:
         return [int(part) for part in value.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{value!r} is not X, X,Y or X,Y,Z") from None
+
+
+def _natural(value: str) -> int:
+    if not value.isdigit():
+        raise argparse.ArgumentTypeError(f"{value!r} is no natural number")
+    return int(value)
 
 
 def _load(options: argparse.Namespace) -> Any:
@@ -87,8 +95,17 @@ def _load(options: argparse.Namespace) -> Any:
 
 def _kernel(options: argparse.Namespace) -> Any:
     library = _load(options)
-    constants = {name: float(value) for name, value in map(_named, options.constant)}
-    return library.kernel(options.kernel, **({"constants": constants} if constants else {}))
+    if not options.constant:
+        return library.kernel(options.kernel)
+    if options.file.suffix == ".cu":
+        raise ArgumentError("--constant: CUDA has no function constants")
+    constants: dict[str, float] = {}
+    for name, value in map(_named, options.constant):
+        try:
+            constants[name] = float(value)
+        except ValueError:
+            raise ArgumentError(f"--constant {name}: {value!r} is no number") from None
+    return library.kernel(options.kernel, constants=constants)
 
 
 def _launch(options: argparse.Namespace) -> dict[str, Any]:
@@ -135,6 +152,10 @@ def _named(text: str) -> tuple[str, str]:
 
 def _arguments(options: argparse.Namespace) -> dict[str, Any]:
     rng = np.random.default_rng(options.seed)
+    names = [_named(text)[0] for text in options.arg]
+    for name in names:
+        if names.count(name) > 1:
+            raise ArgumentError(f"--arg {name} is given twice")
     return {name: _value(name, value, rng) for name, value in map(_named, options.arg)}
 
 
@@ -151,9 +172,11 @@ def _value(name: str, value: str, rng: np.random.Generator) -> Any:
         except ValueError:
             raise ArgumentError(f"--arg {name}: {value!r} is no number and no kind:type:shape") from None
     try:
-        dtype, shape = _dtype(rest[0]), tuple(int(n) for n in rest[1].split("x"))
-    except (IndexError, ValueError, TypeError):
-        raise ArgumentError(f"--arg {name}: {value!r} is not kind:type:shape such as random:f16:64x1024") from None
+        dtype, shape = _dtype(rest[0]), tuple(_natural(n) for n in rest[1].split("x"))
+    except (IndexError, TypeError, argparse.ArgumentTypeError):
+        shape = ()
+    if not shape or math.prod(shape) > _MOST:
+        raise ArgumentError(f"--arg {name}: {value!r} is not kind:type:shape such as random:f16:64x1024")
     if kind == "poison":
         return poisoned(shape, dtype)
     if kind in ("zeros", "ones"):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The architectures that CUDA sources are built for: what nvcc defines for each, and a device's limits.
 
-Limits per compute capability: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability". Macros: what
-nvcc 13.0 passes to its preprocessor. Multiprocessors, caches and memory: of one device that many have, since a launcher
-asks for them to choose its grid.
+Limits per compute capability: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability". Macros:
+what nvcc 13.0 passes to its preprocessor. Multiprocessors, caches and memory: of one device that many have, since a
+launcher asks for them to choose its grid.
 """
 
 from dataclasses import dataclass

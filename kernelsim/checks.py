@@ -32,7 +32,7 @@ def schedules(kernel: Launchable, args: Mapping[str | int, Any] | Sequence[Any],
     named = list(args.items()) if isinstance(args, Mapping) else list(enumerate(args))
     first: dict[str | int, Any] = {}
     for schedule in SCHEDULES:
-        copies = {key: value.copy() if isinstance(value, np.ndarray) else value for key, value in named}
+        copies = {key: value.copy(order="K") if isinstance(value, np.ndarray) else value for key, value in named}
         kernel(copies if isinstance(args, Mapping) else list(copies.values()), **{**launch, "schedule": schedule})
         if not first:
             first = copies
@@ -52,7 +52,8 @@ def _difference(key: str | int, a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]
     at = tuple(int(i) for i in np.unravel_index(rows[0], a.shape))
     return (
         f"argument {key!r} differs between the schedules {SCHEDULES[0]} and {schedule} in {len(rows)} elements, first "
-        f"at {at}: {a[at]} and {b[at]}; the kernel has a race, or adds in an order that it does not fix"
+        f"at {at}: {a[at]} and {b[at]}; the kernel has a race, adds in an order that it does not fix, or keeps "
+        "something in device variables, which are not reset between the schedules"
     )
 
 
@@ -134,7 +135,9 @@ def _of_one_type(message: str) -> bool:
     """Whether `condition ? a : b` is refused for the address spaces of its operands, which are values, not pointers."""
     types = re.fullmatch(r"incompatible operand types \('(.*)' and '(.*)'\)", message)
     space = r"\b(const|volatile|__global|__local|__constant|__private|__generic) "
-    return bool(types) and "*" not in types[1] + types[2] and re.sub(space, "", types[1]) == re.sub(space, "", types[2])
+    if not types or "*" in types[1] + types[2]:
+        return False
+    return re.sub(space, "", types[1]) == re.sub(space, "", types[2])
 
 
 def _translated(message: str) -> str:

@@ -279,7 +279,8 @@ class _Rewriter:
         at = f"reinterpret_cast<{struct} *>({_DYNAMIC})->" if is_dynamic else f"ksim::shared<{struct}>()."
         written = f"struct {struct} {{ {body}; }}"
         if self.scopes[-1].declares:
-            self.shared |= {name: f"({at}{name})" for name in names}
+            decay = "+" if is_dynamic else ""  # to a pointer, of whose array no size is known
+            self.shared |= {name: f"({decay}{at}{name})" for name in names}
         else:
             kind = "auto *" if is_dynamic else "auto &"
             written += "".join(f"; {kind}{name} = {at}{name}" for name in names)
@@ -348,9 +349,9 @@ def _callee(tokens: Tokens) -> int | None:
             before = preceding(tokens, before)
         if word(tokens, before) not in ("::", ".", "->"):
             return j
-        if word(tokens, before) == "::" and tokens[preceding(tokens, before)][0] != "name":
-            if word(tokens, preceding(tokens, before)) != ">":
-                return before  # ::f
+        scope = preceding(tokens, before)
+        if word(tokens, before) == "::" and tokens[scope][0] != "name" and word(tokens, scope) != ">":
+            return before  # ::f
         j = preceding(tokens, before)
     return None
 

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from kernelsim import arch as architectures
-from kernelsim import arguments, checks, cu, launch, toolchain
+from kernelsim import arguments, checks, cu, headers, launch, toolchain
 from kernelsim.arch import Arch
 from kernelsim.arguments import Described
 from kernelsim.audit import Around, Compulsory
@@ -53,7 +53,8 @@ FLAGS = (
     "-fno-finite-loops",  # a loop that never ends is not taken out
     "-fstrict-flex-arrays=3",  # an array that ends a struct has the size it says
     "-fno-math-errno",
-    "-ffp-contract=fast-honor-pragmas",  # nvcc's -fmad=true: products and sums are fused, but for __fmul_rn and its like
+    "-ffp-contract=fast-honor-pragmas",  # nvcc's -fmad=true: fused, but for __fmul_rn and its like
+    "-fstack-clash-protection",  # a large frame meets the unmapped page below its stack
     *("-Xclang", "-ffloat16-excess-precision=none"),  # half arithmetic is rounded after every operation
     "-fno-strict-float-cast-overflow",
     "-fsanitize=integer-divide-by-zero,bounds,alignment",  # GPUs fault at misaligned addresses
@@ -62,48 +63,8 @@ FLAGS = (
 )
 HOST_FLAGS = (*toolchain.ENGINE_FLAGS, "-fdeclspec")
 
-# ---- Headers that sources include. The preprocessor sees none of them: a pragma stays in their place, of which the
-# rewriter makes the #include again, so that only the source's own tokens are rewritten.
-
-_ROOMS = {
-    "constants": "math_constants.h",
-    "half": "cuda_fp16.h cuda_fp16.hpp",
-    "bfloat16": "cuda_bf16.h cuda_bf16.hpp",
-    "fp8": "cuda_fp8.h cuda_fp8.hpp",
-    "fp4": "cuda_fp4.h cuda_fp4.hpp",
-    "wmma": "mma.h",
-    "nvtx": "nvToolsExt.h nvtx3/nvToolsExt.h",
-    "pipeline": "cuda_pipeline.h cuda_pipeline_primitives.h",
-    "cooperative_groups": "cooperative_groups.h cooperative_groups/reduce.h cooperative_groups/scan.h "
-    "cooperative_groups/memcpy_async.h",
-    "driver": "cuda.h",
-    "cuda": "cuda_runtime.h cuda_runtime_api.h device_launch_parameters.h driver_types.h vector_types.h "
-    "vector_functions.h device_functions.h device_atomic_functions.h builtin_types.h host_defines.h math_functions.h "
-    "cuda_profiler_api.h cudaProfiler.h cuda_device_runtime_api.h sm_20_intrinsics.h sm_30_intrinsics.h "
-    "sm_32_intrinsics.h sm_35_intrinsics.h sm_60_atomic_functions.h sm_61_intrinsics.h crt/host_defines.h",
-}
-# Sources ask by these macros which of NVIDIA's headers have been included; the first are those that nvcc includes.
-_GUARDS = ("__CUDA_RUNTIME_H__", "__CUDA_RUNTIME_API_H__", "__DRIVER_TYPES_H__", "__VECTOR_TYPES_H__")
-_GUARDS_OF = {
-    "half": "__CUDA_FP16_H__",
-    "bfloat16": "__CUDA_BF16_H__",
-    "fp8": "__CUDA_FP8_H__",
-    "driver": "__cuda_cuda_h__",
-}
-_STANDARD = (
-    "algorithm any array atomic bit bitset cassert cctype cerrno cfenv cfloat charconv chrono cinttypes climits clocale "
-    "cmath complex concepts condition_variable csetjmp csignal cstdarg cstddef cstdint cstdio cstdlib cstring ctime "
-    "cuchar cwchar deque exception execution filesystem forward_list fstream functional future initializer_list iomanip "
-    "ios iosfwd iostream istream iterator limits list locale map memory memory_resource mutex new numbers numeric "
-    "optional ostream queue random ranges ratio regex scoped_allocator set shared_mutex source_location span sstream "
-    "stack stdexcept streambuf string string_view system_error thread tuple type_traits typeindex typeinfo "
-    "unordered_map unordered_set utility valarray variant vector version "
-    "assert.h complex.h ctype.h errno.h fenv.h float.h inttypes.h limits.h locale.h math.h setjmp.h signal.h stdalign.h "
-    "stdarg.h stdbool.h stddef.h stdint.h stdio.h stdlib.h string.h strings.h tgmath.h time.h wchar.h "
-    "dirent.h dlfcn.h fcntl.h getopt.h glob.h libgen.h malloc.h memory.h netdb.h poll.h pthread.h sched.h "
-    "semaphore.h unistd.h arpa/inet.h netinet/in.h sys/file.h sys/ioctl.h sys/mman.h sys/resource.h sys/socket.h "
-    "sys/stat.h sys/time.h sys/times.h sys/types.h sys/un.h sys/utsname.h sys/wait.h x86intrin.h immintrin.h omp.h"
-)
+# The preprocessor sees none of the system's and CUDA's headers: a pragma stays in their place, of which the rewriter
+# makes the #include again, so that only the source's own tokens are rewritten.
 _NDEBUG = "#ifdef NDEBUG\n#pragma ksim define NDEBUG\n#else\n#pragma ksim undef NDEBUG\n#endif\n"
 _VERSION = 13000  # of CUDA; nvcc is 13.0
 _MACROS = (
@@ -118,7 +79,7 @@ _MACROS = (
     f"CUDA_VERSION={_VERSION}",
     "__CUDA_ARCH_HAS_FEATURE__(feature)=__CUDA_ARCH_FEAT_##feature",
     "__KERNELSIM__=1",
-    *_GUARDS,
+    *headers.GUARDS,
     "CUDART_CB=",
     "__forceinline__=inline __attribute__((always_inline))",
     "__noinline__=__attribute__((noinline))",
@@ -130,13 +91,13 @@ _MACROS = (
 
 
 def _stub(room: str) -> str:
-    guard = f"#define {_GUARDS_OF[room]}\n" if room in _GUARDS_OF else ""
+    guard = f"#define {headers.GUARDS_OF[room]}\n" if room in headers.GUARDS_OF else ""
     return f'{guard}#pragma ksim include "cuda/{room}.hpp"\n'
 
 
 def _stubs(system: Iterable[str]) -> Path:
-    rooms = {header: _stub(room) for room, names in _ROOMS.items() for header in names.split()}
-    standard = {header: f"#pragma ksim include <{header}>\n" for header in (*_STANDARD.split(), *system)}
+    rooms = {header: _stub(room) for room, names in headers.ROOMS.items() for header in names.split()}
+    standard = {header: f"#pragma ksim include <{header}>\n" for header in (*headers.STANDARD.split(), *system)}
     for header in ("assert.h", "cassert"):
         standard[header] = _NDEBUG + standard[header]
     return toolchain.stubs("cuda", {**standard, **rooms})
@@ -237,7 +198,7 @@ def load(
         arch: what nvcc -arch takes, such as sm_120a; one of kernelsim.arch.ARCHS.
         include: folders for #include.
         defines: macros, as NAME or NAME=value.
-        kernels: names to be compiled together, templates with their arguments. Others are compiled as they are asked for.
+        kernels: names to be compiled together, templates with their arguments; others as they are asked for.
 
     Raises:
         SourceError: it cannot be parsed. ToolchainError: no clang++. ArgumentError: an unknown architecture.
@@ -257,7 +218,8 @@ def build(
 ) -> "HostLibrary":
     """Compiles a .cu file with its host code to a shared library that has the C ABI that nvcc gives it.
 
-    Args as load(), and audit: kernelsim.audit.record() can count what its kernels ask of memory. Raises what load() raises, and SourceError if it does not compile.
+    Args as load(), and audit: kernelsim.audit.record() can count what its kernels ask of memory. Raises what load()
+    raises, and SourceError if it does not compile.
     """
     file, target = _file(path, source), architectures.find(arch)
     rewritten = cu.rewrite(_preprocess(file, target, include, defines), arch)
@@ -374,7 +336,8 @@ class Kernel:
 
         Args:
             args: arrays and scalars in order, or by index or name. Arrays are C-contiguous and of the parameter's
-                element type, unsigned integers of its size, or, for structs and bytes, anything; None is a null pointer.
+                element type, unsigned integers of its size, or, for structs and bytes, anything; None is a null
+                pointer.
             grid: blocks in x, y, z.
             block: threads of a block in x, y, z.
             shared: bytes of dynamic shared memory; what cudaFuncSetAttribute would have to allow is allowed.
@@ -435,12 +398,16 @@ class Kernel:
             launched: as for a call.
         """
         one = self._source._kernel(self.name, audited=True)  # noqa: SLF001 - of this module
+        return one.audited(args, launched, compulsory)
+
+    def audited(self, args: Any, launched: Mapping[str, Any], compulsory: Compulsory | None) -> Audit:
+        """What audit() does, of a kernel that was compiled for it."""
 
         def run(around: Around) -> None:
-            one._around = around
-            one(args, **launched)
+            self._around = around
+            self(args, **launched)
 
-        return audit_of(run, one._library, one._path, compulsory, banks=True)
+        return audit_of(run, self._library, self._path, compulsory, banks=True)
 
 
 class _Options(ctypes.Structure):  # Options of host.hpp
@@ -456,8 +423,9 @@ class _Options(ctypes.Structure):  # Options of host.hpp
 class HostLibrary:
     """A shared library of host launchers.
 
-    It holds all that it needs, so path can be given to ctypes, cffi or a linker like the library that nvcc makes. Device
-    memory is memory of the process: launchers may be given NumPy's, or kernelsim.guarded() arrays.
+    Its path can be given to ctypes, cffi or a linker like that of the library that nvcc makes; it needs the engine's
+    library, which lies beside it in the cache, as nvcc's needs CUDA's runtime. Device memory is memory of the process:
+    launchers may be given NumPy's, or kernelsim.guarded() arrays.
     """
 
     def __init__(self, path: Path) -> None:

@@ -220,12 +220,80 @@ def test_bad_sources(matrix, tmp_path):
     broken.write_text('#include "not_there.h"\n')
     with pytest.raises(SourceError, match="'not_there.h' file not found"):
         metal.load(broken)
+    broken.write_text("threadgroup float s[4];\nkernel void f(device float* y) { y[0] = s[0]; }\n")
+    with pytest.raises(SourceError, match=r"broken\.metal:1: a threadgroup variable is declared inside of a kernel"):
+        metal.load(broken)
+    broken.write_text("int g(int);\nkernel void f(device int* y) { y[0] = g(1); }\n")
+    with pytest.raises(SourceError, match=r"g\(int\)"):
+        metal.load(broken).kernel("f")
+    broken.write_text("kernel void f(device float* y [[buffer(9**9**9)]]) {}\n")
+    with pytest.raises(SourceError, match="the index is not a small number"):
+        metal.load(broken)
     broken.write_text("kernel void f(float x) {}\n")
     with pytest.raises(SourceError, match="a kernel's parameter has no attribute: float x"):
         metal.load(broken)
     broken.write_text('template [[host_name("g")]] kernel void f<float>(device float*);\n')
     with pytest.raises(SourceError, match="'g' instantiates f, which is no kernel"):
         metal.load(broken)
+
+
+REWRITTEN = """
+#include <metal_stdlib>
+using namespace metal;
+namespace ns {
+constant int factor [[function_constant(01)]];
+constant int twice = 2 * factor;
+}
+template <int n, int bits = n << 1, metal::enable_if_t<n <= 4, int> = 0> int shifted() { return bits; }
+float read(device const float* p) { return p[0]; }
+float read(threadgroup const float* p) { return -p[0]; }
+kernel void k(device float* x, device float* y, ushort i [[thread_index_in_threadgroup]]) {
+  threadgroup float zeros[32] = {0};
+  switch (i) {
+    case 40: { threadgroup float never[4]; never[0] = 1; }
+    default: break;
+  }
+  zeros[i] = x[i];
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  y[i] = zeros[31 - i] + ns::twice + shifted<2>() + 1'0.5;
+  x[i] *= 2;
+}
+"""
+
+
+@pytest.mark.parametrize("guard", [True, False])
+def test_corners_of_the_language_and_an_array_that_is_given_twice(guard):
+    library = metal.load(source=REWRITTEN)
+    kernel = library.kernel("k", {"ns::factor": 3})
+    x, y = np.arange(32, dtype=np.float32), kernelsim.poisoned(32, np.float32)
+    kernel([x, y], grid=32, threadgroup=32, guard=guard)
+    assert np.array_equal(y, np.arange(32)[::-1] + 6 + 4 + 10.5)
+    both = np.arange(32, dtype=np.float32)
+    kernel([both, both], grid=32, threadgroup=32, guard=guard, schedule="forward")
+    assert np.array_equal(both, (np.arange(32)[::-1] + 6 + 4 + 10.5) * 2)
+    with pytest.raises(ArgumentError, match=r"x \(argument 0\) and y \(argument 1\) overlap"):
+        kernel([both[:20], both[10:]], grid=10, threadgroup=10)
+    assert [f.line for f in library.lint() + library.source.dropped] == [10]
+
+
+@pytest.mark.parametrize("value", [2.5, 3e9, -3e9, "x"])
+def test_a_function_constant_that_its_type_cannot_hold(language, value):
+    with pytest.raises(ArgumentError, match="function constant"):
+        language.kernel("constants", {"scale": value})([np.zeros(4, np.float32)], grid=4, threadgroup=4)
+
+
+@pytest.mark.parametrize("dtype", [">f2", "bfloat16", np.complex64, "S2"])
+def test_types_that_have_the_same_size(matrix, dtype):
+    dtype = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
+    with pytest.raises(ArgumentError, match=r"w \(argument 0\) is an array of float16"):
+        matrix.kernel("gemv_f16")({**ARGS, "w": np.zeros((2, 64), dtype)}, threadgroups=1, threadgroup=64)
+
+
+def test_a_frame_larger_than_the_stack():
+    loop = "for (int i = 0; i < 90000; i++) a[i] = i;"
+    source = f"kernel void k(device float* y) {{ volatile float a[90000]; {loop} y[0] = a[int(y[0])]; }}"
+    with pytest.raises(KernelFault, match="stack overflow"):
+        metal.load(source=source).kernel("k")([np.zeros(1, np.float32)], grid=1, threadgroup=1)
 
 
 def test_unguarded_arrays_are_worked_on_in_place(matrix):

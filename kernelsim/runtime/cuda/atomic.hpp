@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Atomic functions (CUDA C++ Programming Guide, "Atomic Functions"), each for the types that CUDA has it for. Blocks
-// run on several threads of the operating system, so they are atomic indeed; order is relaxed, as on a GPU.
+// Atomic functions (CUDA C++ Programming Guide, "Atomic Functions"), each for the types that CUDA has it for.
+// Blocks run on several threads of the operating system, so they are atomic indeed; order is relaxed, as on a
+// GPU.
 #pragma once
 #include "sixteen.hpp"
 
@@ -62,12 +63,14 @@ template <class T> KSIM_INLINE T add(T *p, T value) {
 
 } // namespace ksim::cuda
 
-#define KSIM_ATOMIC(name, Which, expression)                                                                    \
-  template <ksim::cuda::Which T> KSIM_INLINE T name(T *p, ksim::cuda::Same<T> value) { return expression; }     \
-  template <ksim::cuda::Which T> KSIM_INLINE T name##_block(T *p, ksim::cuda::Same<T> value) {                  \
-    return expression;                                                                                          \
-  }                                                                                                             \
-  template <ksim::cuda::Which T> KSIM_INLINE T name##_system(T *p, ksim::cuda::Same<T> value) { return expression; }
+#define KSIM_ATOMIC(name, Which, expression)                                                                \
+  template <ksim::cuda::Which T> KSIM_INLINE T name(T *p, ksim::cuda::Same<T> value) { return expression; } \
+  template <ksim::cuda::Which T> KSIM_INLINE T name##_block(T *p, ksim::cuda::Same<T> value) {              \
+    return expression;                                                                                      \
+  }                                                                                                         \
+  template <ksim::cuda::Which T> KSIM_INLINE T name##_system(T *p, ksim::cuda::Same<T> value) {             \
+    return expression;                                                                                      \
+  }
 KSIM_ATOMIC(atomicAdd, Addable, ksim::cuda::add(p, value))
 KSIM_ATOMIC(atomicSub, Word, __atomic_fetch_sub(ksim::cuda::counted(p), value, __ATOMIC_RELAXED))
 KSIM_ATOMIC(atomicAnd, Word, __atomic_fetch_and(ksim::cuda::counted(p), value, __ATOMIC_RELAXED))
@@ -78,24 +81,24 @@ KSIM_ATOMIC(atomicMax, OrderedWord, ksim::cuda::update(p, [=](T old) { return va
 KSIM_ATOMIC(atomicExch, Swappable, ksim::cuda::update(p, [=](T) { return value; }))
 #undef KSIM_ATOMIC
 
-#define KSIM_ATOMIC(name)                                                                                       \
-  template <ksim::cuda::Comparable T>                                                                           \
-  KSIM_INLINE T name(T *p, ksim::cuda::Same<T> compare, ksim::cuda::Same<T> value) {                            \
-    __atomic_compare_exchange_n(ksim::cuda::counted(p), &compare, value, false, __ATOMIC_SEQ_CST,              \
-                                __ATOMIC_SEQ_CST);                                                              \
-    return compare;                                                                                             \
+#define KSIM_ATOMIC(name)                                                                         \
+  template <ksim::cuda::Comparable T>                                                             \
+  KSIM_INLINE T name(T *p, ksim::cuda::Same<T> compare, ksim::cuda::Same<T> value) {              \
+    __atomic_compare_exchange_n(ksim::cuda::counted(p), &compare, value, false, __ATOMIC_SEQ_CST, \
+                                __ATOMIC_SEQ_CST);                                                \
+    return compare;                                                                               \
   }
 KSIM_ATOMIC(atomicCAS)
 KSIM_ATOMIC(atomicCAS_block)
 KSIM_ATOMIC(atomicCAS_system)
 #undef KSIM_ATOMIC
 
-#define KSIM_ATOMIC(suffix)                                                                                     \
-  KSIM_INLINE unsigned int atomicInc##suffix(unsigned int *p, unsigned int last) {                              \
-    return ksim::cuda::update(p, [=](unsigned int old) { return old >= last ? 0 : old + 1; });                  \
-  }                                                                                                             \
-  KSIM_INLINE unsigned int atomicDec##suffix(unsigned int *p, unsigned int last) {                              \
-    return ksim::cuda::update(p, [=](unsigned int old) { return old == 0 || old > last ? last : old - 1; });    \
+#define KSIM_ATOMIC(suffix)                                                                                  \
+  KSIM_INLINE unsigned int atomicInc##suffix(unsigned int *p, unsigned int last) {                           \
+    return ksim::cuda::update(p, [=](unsigned int old) { return old >= last ? 0 : old + 1; });               \
+  }                                                                                                          \
+  KSIM_INLINE unsigned int atomicDec##suffix(unsigned int *p, unsigned int last) {                           \
+    return ksim::cuda::update(p, [=](unsigned int old) { return old == 0 || old > last ? last : old - 1; }); \
   }
 KSIM_ATOMIC()
 KSIM_ATOMIC(_block)

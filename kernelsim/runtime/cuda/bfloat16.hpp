@@ -14,8 +14,7 @@ struct alignas(4) __nv_bfloat162_raw {
 struct __nv_bfloat16 {
   __nv_bfloat16() = default;
   KSIM_INLINE constexpr __nv_bfloat16(const __nv_bfloat16_raw &raw) : bits(raw.x) {}
-  template <ksim::cuda::Number T>
-  KSIM_INLINE __nv_bfloat16(T x) : bits(rounded(ksim::cuda::to_float(x))) {}
+  template <ksim::cuda::Number T> KSIM_INLINE __nv_bfloat16(T x) : bits(rounded(ksim::cuda::to_float(x))) {}
   KSIM_INLINE operator float() const { return ksim::float_of(ksim::Bits(bits) << 16); }
   KSIM_INLINE constexpr operator __nv_bfloat16_raw() const { return {bits}; }
   // Explicitly, integers saturate as PTX's cvt does.
@@ -90,17 +89,17 @@ KSIM_INLINE __nv_bfloat162 __highs2bfloat162(__nv_bfloat162 a, __nv_bfloat162 b)
 
 // ---- Between bfloat16 and integers
 
-#define KSIM_BF16_ROUNDED(name, T, suffix, mode)                                                                \
-  KSIM_INLINE T __bfloat162##name##_##suffix(__nv_bfloat16 a) {                                                 \
-    return ksim::cuda::to_integer<T, mode>(float(a));                                                           \
-  }                                                                                                             \
-  KSIM_INLINE __nv_bfloat16 __##name##2bfloat16_##suffix(T a) {                                                 \
-    return ksim::cuda::to_bfloat16<mode>(ksim::cuda::to_float(a));                                              \
+#define KSIM_BF16_ROUNDED(name, T, suffix, mode)                   \
+  KSIM_INLINE T __bfloat162##name##_##suffix(__nv_bfloat16 a) {    \
+    return ksim::cuda::to_integer<T, mode>(float(a));              \
+  }                                                                \
+  KSIM_INLINE __nv_bfloat16 __##name##2bfloat16_##suffix(T a) {    \
+    return ksim::cuda::to_bfloat16<mode>(ksim::cuda::to_float(a)); \
   }
-#define KSIM_BF16_INTEGER(name, T)                                                                              \
-  KSIM_BF16_ROUNDED(name, T, rn, ksim::kNearestEven)                                                            \
-  KSIM_BF16_ROUNDED(name, T, rz, ksim::kTowardZero)                                                             \
-  KSIM_BF16_ROUNDED(name, T, rd, ksim::kDown)                                                                   \
+#define KSIM_BF16_INTEGER(name, T)                   \
+  KSIM_BF16_ROUNDED(name, T, rn, ksim::kNearestEven) \
+  KSIM_BF16_ROUNDED(name, T, rz, ksim::kTowardZero)  \
+  KSIM_BF16_ROUNDED(name, T, rd, ksim::kDown)        \
   KSIM_BF16_ROUNDED(name, T, ru, ksim::kUp)
 KSIM_BF16_INTEGER(short, short)
 KSIM_BF16_INTEGER(ushort, unsigned short)

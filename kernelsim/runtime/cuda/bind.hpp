@@ -29,18 +29,18 @@ template <class V> struct Components {
   static constexpr int count = 1;
   using type = V;
 };
-#define KSIM_COMPONENTS(name, T)                                                                                \
-  template <> struct Components<name##2> {                                                                      \
-    static constexpr int count = 2;                                                                             \
-    using type = T;                                                                                             \
-  };                                                                                                            \
-  template <> struct Components<name##3> {                                                                      \
-    static constexpr int count = 3;                                                                             \
-    using type = T;                                                                                             \
-  };                                                                                                            \
-  template <> struct Components<name##4> {                                                                      \
-    static constexpr int count = 4;                                                                             \
-    using type = T;                                                                                             \
+#define KSIM_COMPONENTS(name, T)           \
+  template <> struct Components<name##2> { \
+    static constexpr int count = 2;        \
+    using type = T;                        \
+  };                                       \
+  template <> struct Components<name##3> { \
+    static constexpr int count = 3;        \
+    using type = T;                        \
+  };                                       \
+  template <> struct Components<name##4> { \
+    static constexpr int count = 4;        \
+    using type = T;                        \
   };
 KSIM_COMPONENTS(float, float)
 KSIM_COMPONENTS(double, double)
@@ -57,11 +57,16 @@ template <Two V> struct Components<V> {
 };
 
 template <class T> constexpr Kind kind_of() {
-  if constexpr (same<T, bool>) return kBool;
-  else if constexpr (One<T>) return Sixteen<T>::Format::kExponent == 5 ? kFloat : kBfloat;
-  else if constexpr (__is_floating_point(T)) return kFloat;
-  else if constexpr (__is_enum(T)) return kind_of<__underlying_type(T)>();
-  else return !__is_integral(T) ? kStruct : __is_signed(T) ? kInt : kUint;
+  if constexpr (same<T, bool>)
+    return kBool;
+  else if constexpr (One<T>)
+    return Sixteen<T>::Format::kExponent == 5 ? kFloat : kBfloat;
+  else if constexpr (__is_floating_point(T))
+    return kFloat;
+  else if constexpr (__is_enum(T))
+    return kind_of<__underlying_type(T)>();
+  else
+    return !__is_integral(T) ? kStruct : __is_signed(T) ? kInt : kUint;
 }
 template <class P> constexpr Description describe() {
   using Element = __remove_cv(__remove_pointer(P));

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
-// cooperative_groups.h (CUDA C++ Programming Guide, "Cooperative Groups"): the grid, the block, tiles of up to 32
-// threads, coalesced threads; reduce, scans and asynchronous copies.
+// cooperative_groups.h (CUDA C++ Programming Guide, "Cooperative Groups"): the grid, the block, tiles of up to
+// 32 threads, coalesced threads; reduce, scans and asynchronous copies.
 //
-// A tile's operations are those of a warp with the tile's mask. A grid waits for itself when every block has a thread of
-// the operating system: after cudaLaunchCooperativeKernel, or when Python launches with that many workers.
+// A tile's operations are those of a warp with the tile's mask. A grid waits for itself when every block has a
+// thread of the operating system: after cudaLaunchCooperativeKernel, or when Python launches with that many
+// workers.
 #pragma once
 #include "launch.hpp"
 #include "pipeline.hpp"
@@ -14,7 +15,8 @@ namespace ksim::cuda {
 constexpr unsigned int tile_mask(int size, int first) {
   return size == kLanes ? kFullMask : ((1u << size) - 1) << first;
 }
-// What reduce() gives every lane: a tree over all lanes of a tile, as shuffles would build it, else one after another.
+// What reduce() gives every lane: a tree over all lanes of a tile, as shuffles would build it, else one after
+// another.
 template <class Op, class T> struct Reduction {
   T value;
   Op op;
@@ -86,7 +88,9 @@ struct grid_group {
   }
   static unsigned long long num_threads() { return num_blocks() * thread_block::size(); }
   static unsigned long long size() { return num_threads(); }
-  static unsigned long long thread_rank() { return block_rank() * thread_block::size() + thread_block::thread_rank(); }
+  static unsigned long long thread_rank() {
+    return block_rank() * thread_block::size() + thread_block::thread_rank();
+  }
 
 private:
   static void wait() {
@@ -159,7 +163,8 @@ KSIM_INLINE coalesced_group coalesced_threads(KSIM_WHERE) { return {{__activemas
 
 template <unsigned int kSize, class Parent = void> struct thread_block_tile;
 template <unsigned int kSize> struct thread_block_tile<kSize, void> : warp_group {
-  static_assert(kSize && kSize <= 32 && !(kSize & (kSize - 1)), "kernelsim has tiles of 1, 2, 4, 8, 16 and 32 threads");
+  static_assert(kSize && kSize <= 32 && !(kSize & (kSize - 1)),
+                "kernelsim has tiles of 1, 2, 4, 8, 16 and 32 threads");
   unsigned int meta_rank, meta_size;
   static constexpr unsigned int size() { return kSize; }
   static constexpr unsigned int num_threads() { return kSize; }
@@ -173,7 +178,8 @@ template <unsigned int kSize> struct thread_block_tile<kSize, void> : warp_group
     return T(ksim::cuda::shuffled<ksim::cuda::kUpwards>("shfl_up", mask, value, int(delta), int(kSize), where));
   }
   template <class T> T shfl_down(T value, unsigned int delta, KSIM_WHERE) const {
-    return T(ksim::cuda::shuffled<ksim::cuda::kDownwards>("shfl_down", mask, value, int(delta), int(kSize), where));
+    return T(
+        ksim::cuda::shuffled<ksim::cuda::kDownwards>("shfl_down", mask, value, int(delta), int(kSize), where));
   }
   template <class T> T shfl_xor(T value, unsigned int lanes, KSIM_WHERE) const {
     return T(ksim::cuda::shuffled<ksim::cuda::kXor>("shfl_xor", mask, value, int(lanes), int(kSize), where));

@@ -7,7 +7,7 @@
 using namespace ksim::cuda;
 
 namespace {
-constexpr int kVersion = 13000; // of CUDA: 13.0
+constexpr int kVersion = 13000;   // of CUDA: 13.0
 constexpr int kRegisters = 65536; // of a multiprocessor and of a block, on all architectures here
 constexpr int kGrid = 65535;      // blocks in y and z
 } // namespace
@@ -91,30 +91,78 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int num
   cudaDeviceProp p;
   if (const cudaError_t error = cudaGetDeviceProperties(&p, number)) return error;
   switch (attribute) {
-  case cudaDevAttrMaxThreadsPerBlock: *value = p.maxThreadsPerBlock; break;
-  case cudaDevAttrMaxBlockDimX: *value = p.maxThreadsDim[0]; break;
-  case cudaDevAttrMaxBlockDimY: *value = p.maxThreadsDim[1]; break;
-  case cudaDevAttrMaxBlockDimZ: *value = p.maxThreadsDim[2]; break;
-  case cudaDevAttrMaxGridDimX: *value = p.maxGridSize[0]; break;
-  case cudaDevAttrMaxGridDimY: *value = p.maxGridSize[1]; break;
-  case cudaDevAttrMaxGridDimZ: *value = p.maxGridSize[2]; break;
-  case cudaDevAttrMaxSharedMemoryPerBlock: *value = int(p.sharedMemPerBlock); break;
-  case cudaDevAttrTotalConstantMemory: *value = int(p.totalConstMem); break;
-  case cudaDevAttrWarpSize: *value = p.warpSize; break;
-  case cudaDevAttrMaxRegistersPerBlock: *value = p.regsPerBlock; break;
-  case cudaDevAttrMaxRegistersPerMultiprocessor: *value = p.regsPerMultiprocessor; break;
-  case cudaDevAttrMultiProcessorCount: *value = p.multiProcessorCount; break;
-  case cudaDevAttrIntegrated: *value = p.integrated; break;
-  case cudaDevAttrL2CacheSize: *value = p.l2CacheSize; break;
-  case cudaDevAttrMaxThreadsPerMultiProcessor: *value = p.maxThreadsPerMultiProcessor; break;
-  case cudaDevAttrMaxBlocksPerMultiprocessor: *value = p.maxBlocksPerMultiProcessor; break;
-  case cudaDevAttrComputeCapabilityMajor: *value = p.major; break;
-  case cudaDevAttrComputeCapabilityMinor: *value = p.minor; break;
-  case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = int(p.sharedMemPerMultiprocessor); break;
-  case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = int(p.sharedMemPerBlockOptin); break;
-  case cudaDevAttrReservedSharedMemoryPerBlock: *value = int(p.reservedSharedMemPerBlock); break;
-  case cudaDevAttrPageableMemoryAccess: *value = p.pageableMemoryAccess; break;
-  case cudaDevAttrPageableMemoryAccessUsesHostPageTables: *value = p.pageableMemoryAccessUsesHostPageTables; break;
+  case cudaDevAttrMaxThreadsPerBlock:
+    *value = p.maxThreadsPerBlock;
+    break;
+  case cudaDevAttrMaxBlockDimX:
+    *value = p.maxThreadsDim[0];
+    break;
+  case cudaDevAttrMaxBlockDimY:
+    *value = p.maxThreadsDim[1];
+    break;
+  case cudaDevAttrMaxBlockDimZ:
+    *value = p.maxThreadsDim[2];
+    break;
+  case cudaDevAttrMaxGridDimX:
+    *value = p.maxGridSize[0];
+    break;
+  case cudaDevAttrMaxGridDimY:
+    *value = p.maxGridSize[1];
+    break;
+  case cudaDevAttrMaxGridDimZ:
+    *value = p.maxGridSize[2];
+    break;
+  case cudaDevAttrMaxSharedMemoryPerBlock:
+    *value = int(p.sharedMemPerBlock);
+    break;
+  case cudaDevAttrTotalConstantMemory:
+    *value = int(p.totalConstMem);
+    break;
+  case cudaDevAttrWarpSize:
+    *value = p.warpSize;
+    break;
+  case cudaDevAttrMaxRegistersPerBlock:
+    *value = p.regsPerBlock;
+    break;
+  case cudaDevAttrMaxRegistersPerMultiprocessor:
+    *value = p.regsPerMultiprocessor;
+    break;
+  case cudaDevAttrMultiProcessorCount:
+    *value = p.multiProcessorCount;
+    break;
+  case cudaDevAttrIntegrated:
+    *value = p.integrated;
+    break;
+  case cudaDevAttrL2CacheSize:
+    *value = p.l2CacheSize;
+    break;
+  case cudaDevAttrMaxThreadsPerMultiProcessor:
+    *value = p.maxThreadsPerMultiProcessor;
+    break;
+  case cudaDevAttrMaxBlocksPerMultiprocessor:
+    *value = p.maxBlocksPerMultiProcessor;
+    break;
+  case cudaDevAttrComputeCapabilityMajor:
+    *value = p.major;
+    break;
+  case cudaDevAttrComputeCapabilityMinor:
+    *value = p.minor;
+    break;
+  case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+    *value = int(p.sharedMemPerMultiprocessor);
+    break;
+  case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+    *value = int(p.sharedMemPerBlockOptin);
+    break;
+  case cudaDevAttrReservedSharedMemoryPerBlock:
+    *value = int(p.reservedSharedMemPerBlock);
+    break;
+  case cudaDevAttrPageableMemoryAccess:
+    *value = p.pageableMemoryAccess;
+    break;
+  case cudaDevAttrPageableMemoryAccessUsesHostPageTables:
+    *value = p.pageableMemoryAccessUsesHostPageTables;
+    break;
   case cudaDevAttrGpuOverlap:
   case cudaDevAttrAsyncEngineCount:
   case cudaDevAttrCanMapHostMemory:
@@ -124,14 +172,19 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int num
   case cudaDevAttrConcurrentManagedAccess:
   case cudaDevAttrCooperativeLaunch:
   case cudaDevAttrHostRegisterSupported:
-  case cudaDevAttrMemoryPoolsSupported: *value = 1; break;
+  case cudaDevAttrMemoryPoolsSupported:
+    *value = 1;
+    break;
   case cudaDevAttrKernelExecTimeout:
   case cudaDevAttrComputeMode:   // default
   case cudaDevAttrClusterLaunch: // not simulated
   case cudaDevAttrClockRate:     // a CPU has none that would mean anything
   case cudaDevAttrMemoryClockRate:
-  case cudaDevAttrGlobalMemoryBusWidth: *value = 0; break;
-  default: return failed(cudaErrorInvalidValue, "cudaDeviceGetAttribute: attribute %d is not known", int(attribute));
+  case cudaDevAttrGlobalMemoryBusWidth:
+    *value = 0;
+    break;
+  default:
+    return failed(cudaErrorInvalidValue, "cudaDeviceGetAttribute: attribute %d is not known", int(attribute));
   }
   return cudaSuccess;
 }

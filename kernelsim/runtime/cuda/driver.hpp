@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// cuda.h, the driver API: the types that sources of the runtime API mention. Nothing of it can be called but what
-// makes words of errors.
+// cuda.h, the driver API: the types that sources of the runtime API mention. Nothing of it can be called but
+// what makes words of errors.
 #pragma once
 #include "host.hpp"
 

@@ -36,16 +36,15 @@ struct __nv_fp4x4_e2m1 : ksim::cuda::NarrowFour<ksim::cuda::Fp4> {
   using NarrowFour::NarrowFour;
 };
 
-#define KSIM_FP4(name, T, name2, T2)                                                                            \
-  KSIM_INLINE __nv_fp4_storage_t __nv_cvt_##name##_to_fp4(T x, __nv_fp4_interpretation_t,                       \
-                                                          cudaRoundMode rounding) {                             \
-    return ksim::cuda::to_fp4(ksim::cuda::widened(x), rounding);                                            \
-  }                                                                                                             \
-  KSIM_INLINE __nv_fp4x2_storage_t __nv_cvt_##name2##_to_fp4x2(T2 x, __nv_fp4_interpretation_t,                 \
-                                                               cudaRoundMode rounding) {                        \
-    const auto v = ksim::cuda::widened(x);                                                                       \
-    return __nv_fp4x2_storage_t(ksim::cuda::to_fp4(v.x, rounding) |                                         \
-                                ksim::cuda::to_fp4(v.y, rounding) << 4);                                    \
+#define KSIM_FP4(name, T, name2, T2)                                                                         \
+  KSIM_INLINE __nv_fp4_storage_t __nv_cvt_##name##_to_fp4(T x, __nv_fp4_interpretation_t,                    \
+                                                          cudaRoundMode rounding) {                          \
+    return ksim::cuda::to_fp4(ksim::cuda::widened(x), rounding);                                             \
+  }                                                                                                          \
+  KSIM_INLINE __nv_fp4x2_storage_t __nv_cvt_##name2##_to_fp4x2(T2 x, __nv_fp4_interpretation_t,              \
+                                                               cudaRoundMode rounding) {                     \
+    const auto v = ksim::cuda::widened(x);                                                                   \
+    return __nv_fp4x2_storage_t(ksim::cuda::to_fp4(v.x, rounding) | ksim::cuda::to_fp4(v.y, rounding) << 4); \
   }
 KSIM_FP4(double, double, double2, double2)
 KSIM_FP4(float, float, float2, float2)

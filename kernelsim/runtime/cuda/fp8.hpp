@@ -34,7 +34,8 @@ struct E8m0 {
   static KSIM_INLINE float decode(unsigned int code) { return decode_e8m0(code); }
 };
 template <class F> KSIM_INLINE unsigned int to_fp8(float x, __nv_saturation_t saturate) {
-  return saturate == __NV_SATFINITE ? encode<F, kNearestEven, kSaturate>(x) : encode<F, kNearestEven, kToInfinity>(x);
+  return saturate == __NV_SATFINITE ? encode<F, kNearestEven, kSaturate>(x)
+                                    : encode<F, kNearestEven, kToInfinity>(x);
 }
 KSIM_INLINE __nv_fp8_storage_t to_fp8(float x, __nv_saturation_t saturate, __nv_fp8_interpretation_t kind) {
   return __nv_fp8_storage_t(kind == __NV_E4M3 ? to_fp8<E4m3>(x, saturate) : to_fp8<E5m2>(x, saturate));
@@ -47,7 +48,8 @@ KSIM_INLINE float of_fp8(unsigned int code, __nv_fp8_interpretation_t kind) {
   return kind == __NV_E4M3 ? decode<E4m3>(code & 0xff) : decode<E5m2>(code & 0xff);
 }
 template <Rounding kRounding> KSIM_INLINE unsigned int to_e8m0(float x, __nv_saturation_t saturate) {
-  return saturate == __NV_SATFINITE ? ksim::encode_e8m0<kRounding, kSaturate>(x) : ksim::encode_e8m0<kRounding, kToInfinity>(x);
+  return saturate == __NV_SATFINITE ? ksim::encode_e8m0<kRounding, kSaturate>(x)
+                                    : ksim::encode_e8m0<kRounding, kToInfinity>(x);
 }
 template <class T>
 KSIM_INLINE __nv_fp8_storage_t to_e8m0(T wide, __nv_saturation_t saturate, cudaRoundMode rounding,
@@ -55,7 +57,8 @@ KSIM_INLINE __nv_fp8_storage_t to_e8m0(T wide, __nv_saturation_t saturate, cudaR
   const float x = to_float(wide);
   if (rounding != cudaRoundZero && rounding != cudaRoundPosInf)
     fail(kUndefined, where, "to E8M0 is rounded with cudaRoundZero or cudaRoundPosInf");
-  return __nv_fp8_storage_t(rounding == cudaRoundZero ? to_e8m0<kTowardZero>(x, saturate) : to_e8m0<kUp>(x, saturate));
+  return __nv_fp8_storage_t(rounding == cudaRoundZero ? to_e8m0<kTowardZero>(x, saturate)
+                                                      : to_e8m0<kUp>(x, saturate));
 }
 } // namespace ksim::cuda
 
@@ -89,16 +92,16 @@ struct __nv_fp8x4_e8m0 : ksim::cuda::NarrowFour<ksim::cuda::E8m0> {
 
 // ---- Conversions of codes
 
-#define KSIM_FP8(name, T, name2, T2)                                                                            \
-  KSIM_INLINE __nv_fp8_storage_t __nv_cvt_##name##_to_fp8(T x, __nv_saturation_t saturate,                      \
-                                                          __nv_fp8_interpretation_t kind) {                     \
-    return ksim::cuda::to_fp8(ksim::cuda::widened(x), saturate, kind);                                      \
-  }                                                                                                             \
-  KSIM_INLINE __nv_fp8x2_storage_t __nv_cvt_##name2##_to_fp8x2(T2 x, __nv_saturation_t saturate,                \
-                                                               __nv_fp8_interpretation_t kind) {                \
-    const auto v = ksim::cuda::widened(x);                                                                       \
-    return __nv_fp8x2_storage_t(ksim::cuda::to_fp8(v.x, saturate, kind) |                                   \
-                                ksim::cuda::to_fp8(v.y, saturate, kind) << 8);                              \
+#define KSIM_FP8(name, T, name2, T2)                                                             \
+  KSIM_INLINE __nv_fp8_storage_t __nv_cvt_##name##_to_fp8(T x, __nv_saturation_t saturate,       \
+                                                          __nv_fp8_interpretation_t kind) {      \
+    return ksim::cuda::to_fp8(ksim::cuda::widened(x), saturate, kind);                           \
+  }                                                                                              \
+  KSIM_INLINE __nv_fp8x2_storage_t __nv_cvt_##name2##_to_fp8x2(T2 x, __nv_saturation_t saturate, \
+                                                               __nv_fp8_interpretation_t kind) { \
+    const auto v = ksim::cuda::widened(x);                                                       \
+    return __nv_fp8x2_storage_t(ksim::cuda::to_fp8(v.x, saturate, kind) |                        \
+                                ksim::cuda::to_fp8(v.y, saturate, kind) << 8);                   \
   }
 KSIM_FP8(double, double, double2, double2)
 KSIM_FP8(float, float, float2, float2)
@@ -112,16 +115,16 @@ KSIM_INLINE __half2_raw __nv_cvt_fp8x2_to_halfraw2(__nv_fp8x2_storage_t x, __nv_
   return __half2(ksim::cuda::of_fp8(x, kind), ksim::cuda::of_fp8(x >> 8, kind));
 }
 
-#define KSIM_E8M0(name, T, name2, T2)                                                                           \
-  KSIM_INLINE __nv_fp8_storage_t __nv_cvt_##name##_to_e8m0(T x, __nv_saturation_t saturate,                     \
-                                                           cudaRoundMode rounding) {                            \
-    return ksim::cuda::to_e8m0(ksim::cuda::widened(x), saturate, rounding);                                 \
-  }                                                                                                             \
-  KSIM_INLINE __nv_fp8x2_storage_t __nv_cvt_##name2##_to_e8m0x2(T2 x, __nv_saturation_t saturate,               \
-                                                                cudaRoundMode rounding) {                       \
-    const auto v = ksim::cuda::widened(x);                                                                       \
-    return __nv_fp8x2_storage_t(ksim::cuda::to_e8m0(v.x, saturate, rounding) |                              \
-                                ksim::cuda::to_e8m0(v.y, saturate, rounding) << 8);                         \
+#define KSIM_E8M0(name, T, name2, T2)                                                             \
+  KSIM_INLINE __nv_fp8_storage_t __nv_cvt_##name##_to_e8m0(T x, __nv_saturation_t saturate,       \
+                                                           cudaRoundMode rounding) {              \
+    return ksim::cuda::to_e8m0(ksim::cuda::widened(x), saturate, rounding);                       \
+  }                                                                                               \
+  KSIM_INLINE __nv_fp8x2_storage_t __nv_cvt_##name2##_to_e8m0x2(T2 x, __nv_saturation_t saturate, \
+                                                                cudaRoundMode rounding) {         \
+    const auto v = ksim::cuda::widened(x);                                                        \
+    return __nv_fp8x2_storage_t(ksim::cuda::to_e8m0(v.x, saturate, rounding) |                    \
+                                ksim::cuda::to_e8m0(v.y, saturate, rounding) << 8);               \
   }
 KSIM_E8M0(double, double, double2, double2)
 KSIM_E8M0(float, float, float2, float2)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
-// cuda_fp16.h: __half and __half2, and their conversions (CUDA Math API, "Half Precision Intrinsics"). What they
-// have in common with bfloat16 is in sixteen.hpp.
+// cuda_fp16.h: __half and __half2, and their conversions (CUDA Math API, "Half Precision Intrinsics"). What
+// they have in common with bfloat16 is in sixteen.hpp.
 //
-// A __half is IEEE 754's binary16. Every operation is computed in float, where it is exact or rounds innocuously,
-// and rounded once; a result that is NaN is the canonical 0x7fff.
+// A __half is IEEE 754's binary16. Every operation is computed in float, where it is exact or rounds
+// innocuously, and rounded once; a result that is NaN is the canonical 0x7fff.
 #pragma once
 #include "sixteen.hpp"
 
@@ -93,15 +93,15 @@ KSIM_INLINE __half2 __highs2half2(__half2 a, __half2 b) { return {a.y, b.y}; }
 
 // ---- Between half and integers
 
-#define KSIM_HALF_ROUNDED(name, T, suffix, mode)                                                                \
-  KSIM_INLINE T __half2##name##_##suffix(__half a) { return ksim::cuda::to_integer<T, mode>(float(a)); }        \
-  KSIM_INLINE __half __##name##2half_##suffix(T a) {                                                            \
-    return ksim::cuda::to_half<mode>(ksim::cuda::to_float(a));                                                  \
+#define KSIM_HALF_ROUNDED(name, T, suffix, mode)                                                         \
+  KSIM_INLINE T __half2##name##_##suffix(__half a) { return ksim::cuda::to_integer<T, mode>(float(a)); } \
+  KSIM_INLINE __half __##name##2half_##suffix(T a) {                                                     \
+    return ksim::cuda::to_half<mode>(ksim::cuda::to_float(a));                                           \
   }
-#define KSIM_HALF_INTEGER(name, T)                                                                              \
-  KSIM_HALF_ROUNDED(name, T, rn, ksim::kNearestEven)                                                            \
-  KSIM_HALF_ROUNDED(name, T, rz, ksim::kTowardZero)                                                             \
-  KSIM_HALF_ROUNDED(name, T, rd, ksim::kDown)                                                                   \
+#define KSIM_HALF_INTEGER(name, T)                   \
+  KSIM_HALF_ROUNDED(name, T, rn, ksim::kNearestEven) \
+  KSIM_HALF_ROUNDED(name, T, rz, ksim::kTowardZero)  \
+  KSIM_HALF_ROUNDED(name, T, rd, ksim::kDown)        \
   KSIM_HALF_ROUNDED(name, T, ru, ksim::kUp)
 KSIM_HALF_INTEGER(short, short)
 KSIM_HALF_INTEGER(ushort, unsigned short)

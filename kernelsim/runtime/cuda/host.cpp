@@ -51,7 +51,8 @@ cudaError_t allocate(void **p, size_t bytes, cudaMemoryType type) {
   void *base = bytes > size_t(device.memory)
                    ? MAP_FAILED
                    : mmap(nullptr, mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (base == MAP_FAILED) return failed(cudaErrorMemoryAllocation, "cudaMalloc of %zu bytes: out of memory", bytes);
+  if (base == MAP_FAILED)
+    return failed(cudaErrorMemoryAllocation, "cudaMalloc of %zu bytes: out of memory", bytes);
   unsigned char *start = static_cast<unsigned char *>(base) + kAround;
   mprotect(start, inner, PROT_READ | PROT_WRITE);
   unsigned char *address = start + inner - room;
@@ -83,9 +84,11 @@ cudaError_t check_direction(const char *function, const void *to, const void *fr
     return failed(cudaErrorInvalidMemcpyDirection, "%s: there is no direction %d", function, int(kind));
   const std::lock_guard<std::mutex> lock(mutex);
   if ((kind == cudaMemcpyHostToDevice || kind == cudaMemcpyHostToHost) && is_device(from))
-    return failed(cudaErrorInvalidValue, "%s: the source %p lies on the device, not on the host", function, from);
+    return failed(cudaErrorInvalidValue, "%s: the source %p lies on the device, not on the host", function,
+                  from);
   if ((kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyHostToHost) && is_device(to))
-    return failed(cudaErrorInvalidValue, "%s: the destination %p lies on the device, not on the host", function, to);
+    return failed(cudaErrorInvalidValue, "%s: the destination %p lies on the device, not on the host", function,
+                  to);
   return cudaSuccess;
 }
 
@@ -105,8 +108,8 @@ cudaError_t copy_rows(const char *function, void *to, size_t to_pitch, const voi
   if (const cudaError_t error = sticky()) return error;
   if (!width || !height) return cudaSuccess;
   if (width > to_pitch || width > from_pitch)
-    return failed(cudaErrorInvalidPitchValue, "%s: rows of %zu bytes, pitches %zu and %zu", function, width, to_pitch,
-                  from_pitch);
+    return failed(cudaErrorInvalidPitchValue, "%s: rows of %zu bytes, pitches %zu and %zu", function, width,
+                  to_pitch, from_pitch);
   if (!to || !from) return failed(cudaErrorInvalidValue, "%s: a null pointer", function);
   const size_t rows = height - 1;
   cudaError_t error = check_range(function, "the destination", to, rows * to_pitch + width);
@@ -115,7 +118,8 @@ cudaError_t copy_rows(const char *function, void *to, size_t to_pitch, const voi
   if (error) return error;
   return enqueue(stream, [=] {
     for (size_t row = 0; row < height; row++)
-      memmove(static_cast<char *>(to) + row * to_pitch, static_cast<const char *>(from) + row * from_pitch, width);
+      memmove(static_cast<char *>(to) + row * to_pitch, static_cast<const char *>(from) + row * from_pitch,
+              width);
   });
 }
 
@@ -123,7 +127,8 @@ cudaError_t fill_rows(const char *function, void *p, size_t pitch, int value, si
                       cudaStream_t stream) {
   if (const cudaError_t error = sticky()) return error;
   if (!width || !height) return cudaSuccess;
-  if (width > pitch) return failed(cudaErrorInvalidPitchValue, "%s: rows of %zu bytes, pitch %zu", function, width, pitch);
+  if (width > pitch)
+    return failed(cudaErrorInvalidPitchValue, "%s: rows of %zu bytes, pitch %zu", function, width, pitch);
   if (!p) return failed(cudaErrorInvalidValue, "%s: a null pointer", function);
   if (const cudaError_t error = check_range(function, "it", p, (height - 1) * pitch + width)) return error;
   return enqueue(stream, [=] {
@@ -143,8 +148,8 @@ cudaError_t check_range(const char *function, const char *what, const void *p, s
   if (!one) return cudaSuccess;
   const size_t at = size_t(static_cast<const unsigned char *>(p) - one->first);
   if (p >= one->first && at + bytes <= one->second.bytes) return cudaSuccess;
-  return failed(cudaErrorInvalidValue, "%s: %s, %zu bytes at byte %zd of an allocation of %zu", function, what, bytes,
-                ptrdiff_t(at), one->second.bytes);
+  return failed(cudaErrorInvalidValue, "%s: %s, %zu bytes at byte %zd of an allocation of %zu", function, what,
+                bytes, ptrdiff_t(at), one->second.bytes);
 }
 
 cudaError_t check_overruns(const char *kernel) {
@@ -167,8 +172,10 @@ std::string describe_address(uint64_t address, int write) {
   const ptrdiff_t bytes = ptrdiff_t(one->second.bytes);
   const std::string place = at < 0 ? std::to_string(-at) + " bytes before the start"
                                    : std::to_string(at - bytes) + " bytes past the end";
-  return std::string(write < 0 ? "accesses" : write ? "writes" : "reads") + " " + place + " of an allocation of " +
-         std::to_string(bytes) + " bytes";
+  return std::string(write < 0 ? "accesses"
+                     : write   ? "writes"
+                               : "reads") +
+         " " + place + " of an allocation of " + std::to_string(bytes) + " bytes";
 }
 
 void free_everything() {
@@ -205,9 +212,15 @@ extern "C" {
 // ---- Memory
 
 cudaError_t cudaMalloc(void **p, size_t bytes) { return allocate(p, bytes, cudaMemoryTypeDevice); }
-cudaError_t cudaMallocAsync(void **p, size_t bytes, cudaStream_t) { return allocate(p, bytes, cudaMemoryTypeDevice); }
-cudaError_t cudaMallocHost(void **p, size_t bytes, unsigned int) { return allocate(p, bytes, cudaMemoryTypeHost); }
-cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned int) { return allocate(p, bytes, cudaMemoryTypeHost); }
+cudaError_t cudaMallocAsync(void **p, size_t bytes, cudaStream_t) {
+  return allocate(p, bytes, cudaMemoryTypeDevice);
+}
+cudaError_t cudaMallocHost(void **p, size_t bytes, unsigned int) {
+  return allocate(p, bytes, cudaMemoryTypeHost);
+}
+cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned int) {
+  return allocate(p, bytes, cudaMemoryTypeHost);
+}
 cudaError_t cudaMallocManaged(void **p, size_t bytes, unsigned int) {
   return allocate(p, bytes, cudaMemoryTypeManaged);
 }
@@ -242,11 +255,12 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *attributes, const vo
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
   return copy_rows("cudaMemcpy", to, bytes, from, bytes, bytes, 1, kind, nullptr);
 }
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
   return copy_rows("cudaMemcpyAsync", to, bytes, from, bytes, bytes, 1, kind, stream);
 }
-cudaError_t cudaMemcpy2D(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t height,
-                         cudaMemcpyKind kind) {
+cudaError_t cudaMemcpy2D(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width,
+                         size_t height, cudaMemcpyKind kind) {
   return copy_rows("cudaMemcpy2D", to, to_pitch, from, from_pitch, width, height, kind, nullptr);
 }
 cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width,
@@ -258,12 +272,13 @@ cudaError_t cudaMemcpyBatchAsync(void *const *to, const void *const *from, const
                                  size_t attribute_count, cudaStream_t stream) {
   if (!stream || !attributes || !attribute_indices || !attribute_count || attribute_count > count ||
       attribute_indices[0] != 0)
-    return failed(cudaErrorInvalidValue,
-                  "cudaMemcpyBatchAsync needs a stream that is not the null stream, and attributes from copy 0 on");
+    return failed(
+        cudaErrorInvalidValue,
+        "cudaMemcpyBatchAsync needs a stream that is not the null stream, and attributes from copy 0 on");
   for (size_t i = 0; i < count; i++) {
     const size_t n = bytes[i];
-    const cudaError_t error =
-        copy_rows("cudaMemcpyBatchAsync", to[i], n, from[i], n, n, 1, cudaMemcpyDefault, stream);
+    const cudaError_t error = copy_rows("cudaMemcpyBatchAsync", to[i], n, from[i], n, n, 1, cudaMemcpyDefault,
+                                        stream);
     if (error) return error;
   }
   return cudaSuccess;
@@ -277,7 +292,8 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t strea
 cudaError_t cudaMemset2D(void *p, size_t pitch, int value, size_t width, size_t height) {
   return fill_rows("cudaMemset2D", p, pitch, value, width, height, nullptr);
 }
-cudaError_t cudaMemset2DAsync(void *p, size_t pitch, int value, size_t width, size_t height, cudaStream_t stream) {
+cudaError_t cudaMemset2DAsync(void *p, size_t pitch, int value, size_t width, size_t height,
+                              cudaStream_t stream) {
   return fill_rows("cudaMemset2DAsync", p, pitch, value, width, height, stream);
 }
 cudaError_t cudaMemPrefetchAsync(const void *, size_t, cudaMemLocation, unsigned int, cudaStream_t) {
@@ -292,7 +308,9 @@ cudaError_t cudaStreamCreate(cudaStream_t *stream) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned int) { return cudaStreamCreate(stream); }
-cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned int, int) { return cudaStreamCreate(stream); }
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned int, int) {
+  return cudaStreamCreate(stream);
+}
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   const std::lock_guard<std::mutex> lock(mutex);
   if (!streams.erase(stream))
@@ -317,7 +335,8 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *data) {
   return enqueue(stream, [=] { function(data); });
 }
-cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallback_t function, void *data, unsigned int) {
+cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallback_t function, void *data,
+                                  unsigned int) {
   return enqueue(stream, [=] { function(stream, cudaSuccess, data); });
 }
 cudaError_t cudaEventCreate(cudaEvent_t *event) {
@@ -351,7 +370,8 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   CUgraph_st *graph = nullptr;
   if (const cudaError_t error = capturing(stream, &graph)) return error;
   if (graph || !stream || stream <= cudaStreamPerThread)
-    return failed(cudaErrorStreamCaptureUnsupported, "cudaStreamBeginCapture: the default stream, or one captured already");
+    return failed(cudaErrorStreamCaptureUnsupported,
+                  "cudaStreamBeginCapture: the default stream, or one captured already");
   stream->captures = new CUgraph_st;
   return cudaSuccess;
 }

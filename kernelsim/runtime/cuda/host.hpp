@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// The CUDA runtime API on a CPU (CUDA Runtime API reference). Everything is done at once, so streams and events order
-// nothing and a fault shows at the launch that caused it. "Device memory" is memory of this process, which ends at an
-// unmapped page and begins as NaN.
+// The CUDA runtime API on a CPU (CUDA Runtime API reference). Everything is done at once, so streams and events
+// order nothing and a fault shows at the launch that caused it. "Device memory" is memory of this process,
+// which ends at an unmapped page and begins as NaN.
 #pragma once
 #include "launch.hpp"
 
@@ -53,8 +53,8 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *attributes, const vo
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind);
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream = nullptr);
-cudaError_t cudaMemcpy2D(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t height,
-                         cudaMemcpyKind kind);
+cudaError_t cudaMemcpy2D(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width,
+                         size_t height, cudaMemcpyKind kind);
 cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width,
                               size_t height, cudaMemcpyKind kind, cudaStream_t stream = nullptr);
 cudaError_t cudaMemcpyBatchAsync(void *const *to, const void *const *from, const size_t *bytes, size_t count,
@@ -78,7 +78,8 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamQuery(cudaStream_t stream);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned int flags = 0);
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *data);
-cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallback_t function, void *data, unsigned int flags);
+cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallback_t function, void *data,
+                                  unsigned int flags);
 cudaError_t cudaEventCreate(cudaEvent_t *event);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned int flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
@@ -119,7 +120,8 @@ template <class T> cudaError_t cudaMallocHost(T **p, size_t bytes, unsigned int 
 template <class T> cudaError_t cudaHostAlloc(T **p, size_t bytes, unsigned int flags) {
   return cudaHostAlloc(reinterpret_cast<void **>(p), bytes, flags);
 }
-template <class T> cudaError_t cudaMallocManaged(T **p, size_t bytes, unsigned int flags = cudaMemAttachGlobal) {
+template <class T>
+cudaError_t cudaMallocManaged(T **p, size_t bytes, unsigned int flags = cudaMemAttachGlobal) {
   return cudaMallocManaged(reinterpret_cast<void **>(p), bytes, flags);
 }
 template <class T> cudaError_t cudaMallocPitch(T **p, size_t *pitch, size_t width, size_t height) {
@@ -131,7 +133,8 @@ template <class T> cudaError_t cudaHostGetDevicePointer(T **device, void *host, 
 inline cudaError_t cudaStreamSetAttribute(cudaStream_t, cudaStreamAttrID, const cudaStreamAttrValue *) {
   return cudaSuccess;
 }
-inline cudaError_t cudaStreamAttachMemAsync(cudaStream_t, void *, size_t = 0, unsigned int = cudaMemAttachSingle) {
+inline cudaError_t cudaStreamAttachMemAsync(cudaStream_t, void *, size_t = 0,
+                                            unsigned int = cudaMemAttachSingle) {
   return cudaSuccess;
 }
 inline cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t *pool, int) {
@@ -142,14 +145,17 @@ inline cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void 
 inline cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, size_t) { return cudaSuccess; }
 inline cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return cudaSuccess; }
 inline cudaError_t cudaCtxResetPersistingL2Cache() { return cudaSuccess; }
-inline cudaError_t cudaMemPrefetchAsync(const void *, size_t, int, cudaStream_t = nullptr) { return cudaSuccess; }
+inline cudaError_t cudaMemPrefetchAsync(const void *, size_t, int, cudaStream_t = nullptr) {
+  return cudaSuccess;
+}
 inline cudaError_t cudaEventCreate(cudaEvent_t *event, unsigned int flags) {
   return cudaEventCreateWithFlags(event, flags);
 }
 inline cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long) {
   return cudaGraphInstantiate(exec, graph);
 }
-inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, cudaGraphNode_t *, char *, size_t) {
+inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, cudaGraphNode_t *, char *,
+                                        size_t) {
   return cudaGraphInstantiate(exec, graph);
 }
 
@@ -195,7 +201,8 @@ struct Options {
 extern "C" {
 // Options of all launches from now on, and a fresh start after a fault: as cudaDeviceReset(), memory kept.
 void ksim_configure(const ksim::cuda::Options *options);
-// What went wrong last, in words: the place in the source where it is known, kernel, block, thread. "" if nothing.
+// What went wrong last, in words: the place in the source where it is known, kernel, block, thread. "" if
+// nothing.
 const char *ksim_last_error();
 // The same for programs; null if it was no fault of a kernel. Valid until the next launch.
 const ksim::Fault *ksim_last_fault(const char **kernel);

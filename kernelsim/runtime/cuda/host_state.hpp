@@ -32,7 +32,8 @@ cudaError_t failed(cudaError_t error, const char *format, ...) __attribute__((fo
 cudaError_t sticky();
 void forget_errors();
 
-// The graph that a stream's work goes to, or null: it is done at once. Throws nothing; an unknown stream is an error.
+// The graph that a stream's work goes to, or null: it is done at once. Throws nothing; an unknown stream is an
+// error.
 cudaError_t capturing(cudaStream_t stream, CUgraph_st **graph);
 
 // How an address lies to memory that cudaMalloc and its like gave, in words; "" if it lies at none.

@@ -1,44 +1,44 @@
 // SPDX-License-Identifier: MIT
-// Types of the CUDA runtime API: error codes, attributes, properties (CUDA Runtime API reference, "Data types used by
-// CUDA Runtime").
+// Types of the CUDA runtime API: error codes, attributes, properties (CUDA Runtime API reference, "Data types
+// used by CUDA Runtime").
 #pragma once
 #include "types.hpp"
 
 // clang-format off
-#define KSIM_CUDA_ERRORS(X)                                                                                     \
-  X(cudaSuccess, 0, "no error")                                                                                 \
-  X(cudaErrorInvalidValue, 1, "invalid argument")                                                               \
-  X(cudaErrorMemoryAllocation, 2, "out of memory")                                                              \
-  X(cudaErrorInitializationError, 3, "initialization error")                                                    \
-  X(cudaErrorInvalidConfiguration, 9, "invalid configuration argument")                                         \
-  X(cudaErrorInvalidPitchValue, 12, "invalid pitch argument")                                                   \
-  X(cudaErrorInvalidSymbol, 13, "invalid device symbol")                                                        \
-  X(cudaErrorInvalidDevicePointer, 17, "invalid device pointer")                                                \
-  X(cudaErrorInvalidMemcpyDirection, 21, "invalid copy direction for memcpy")                                   \
-  X(cudaErrorInsufficientDriver, 35, "CUDA driver version is insufficient for CUDA runtime version")            \
-  X(cudaErrorMissingConfiguration, 52, "__global__ function call is not configured")                            \
-  X(cudaErrorInvalidDeviceFunction, 98, "invalid device function")                                              \
-  X(cudaErrorNoDevice, 100, "no CUDA-capable device is detected")                                               \
-  X(cudaErrorInvalidDevice, 101, "invalid device ordinal")                                                      \
-  X(cudaErrorNoKernelImageForDevice, 209, "no kernel image is available for execution on the device")           \
-  X(cudaErrorInvalidResourceHandle, 400, "invalid resource handle")                                             \
-  X(cudaErrorIllegalState, 401, "the operation cannot be performed in the present state")                       \
-  X(cudaErrorNotReady, 600, "device not ready")                                                                 \
-  X(cudaErrorIllegalAddress, 700, "an illegal memory access was encountered")                                   \
-  X(cudaErrorLaunchOutOfResources, 701, "too many resources requested for launch")                              \
-  X(cudaErrorLaunchTimeout, 702, "the launch timed out and was terminated")                                     \
-  X(cudaErrorPeerAccessAlreadyEnabled, 704, "peer access is already enabled")                                   \
-  X(cudaErrorAssert, 710, "device-side assert triggered")                                                       \
-  X(cudaErrorHardwareStackError, 714, "hardware stack error")                                                   \
-  X(cudaErrorIllegalInstruction, 715, "an illegal instruction was encountered")                                 \
-  X(cudaErrorMisalignedAddress, 716, "misaligned address")                                                      \
-  X(cudaErrorInvalidAddressSpace, 717, "operation not supported on global/shared address space")                \
-  X(cudaErrorLaunchFailure, 719, "unspecified launch failure")                                                  \
-  X(cudaErrorCooperativeLaunchTooLarge, 720, "too many blocks in cooperative launch")                           \
-  X(cudaErrorNotPermitted, 800, "operation not permitted")                                                      \
-  X(cudaErrorNotSupported, 801, "operation not supported")                                                      \
-  X(cudaErrorStreamCaptureUnsupported, 900, "operation not permitted when stream is capturing")                 \
-  X(cudaErrorStreamCaptureInvalidated, 901, "operation failed due to a previous error during capture")          \
+#define KSIM_CUDA_ERRORS(X) \
+  X(cudaSuccess, 0, "no error") \
+  X(cudaErrorInvalidValue, 1, "invalid argument") \
+  X(cudaErrorMemoryAllocation, 2, "out of memory") \
+  X(cudaErrorInitializationError, 3, "initialization error") \
+  X(cudaErrorInvalidConfiguration, 9, "invalid configuration argument") \
+  X(cudaErrorInvalidPitchValue, 12, "invalid pitch argument") \
+  X(cudaErrorInvalidSymbol, 13, "invalid device symbol") \
+  X(cudaErrorInvalidDevicePointer, 17, "invalid device pointer") \
+  X(cudaErrorInvalidMemcpyDirection, 21, "invalid copy direction for memcpy") \
+  X(cudaErrorInsufficientDriver, 35, "CUDA driver version is insufficient for CUDA runtime version") \
+  X(cudaErrorMissingConfiguration, 52, "__global__ function call is not configured") \
+  X(cudaErrorInvalidDeviceFunction, 98, "invalid device function") \
+  X(cudaErrorNoDevice, 100, "no CUDA-capable device is detected") \
+  X(cudaErrorInvalidDevice, 101, "invalid device ordinal") \
+  X(cudaErrorNoKernelImageForDevice, 209, "no kernel image is available for execution on the device") \
+  X(cudaErrorInvalidResourceHandle, 400, "invalid resource handle") \
+  X(cudaErrorIllegalState, 401, "the operation cannot be performed in the present state") \
+  X(cudaErrorNotReady, 600, "device not ready") \
+  X(cudaErrorIllegalAddress, 700, "an illegal memory access was encountered") \
+  X(cudaErrorLaunchOutOfResources, 701, "too many resources requested for launch") \
+  X(cudaErrorLaunchTimeout, 702, "the launch timed out and was terminated") \
+  X(cudaErrorPeerAccessAlreadyEnabled, 704, "peer access is already enabled") \
+  X(cudaErrorAssert, 710, "device-side assert triggered") \
+  X(cudaErrorHardwareStackError, 714, "hardware stack error") \
+  X(cudaErrorIllegalInstruction, 715, "an illegal instruction was encountered") \
+  X(cudaErrorMisalignedAddress, 716, "misaligned address") \
+  X(cudaErrorInvalidAddressSpace, 717, "operation not supported on global/shared address space") \
+  X(cudaErrorLaunchFailure, 719, "unspecified launch failure") \
+  X(cudaErrorCooperativeLaunchTooLarge, 720, "too many blocks in cooperative launch") \
+  X(cudaErrorNotPermitted, 800, "operation not permitted") \
+  X(cudaErrorNotSupported, 801, "operation not supported") \
+  X(cudaErrorStreamCaptureUnsupported, 900, "operation not permitted when stream is capturing") \
+  X(cudaErrorStreamCaptureInvalidated, 901, "operation failed due to a previous error during capture") \
   X(cudaErrorUnknown, 999, "unknown error")
 // clang-format on
 enum cudaError {

@@ -11,7 +11,8 @@ KSIM_INLINE int __ffs(int x) { return __builtin_ffs(x); }
 KSIM_INLINE int __ffsll(long long x) { return __builtin_ffsll(x); }
 KSIM_INLINE unsigned int __brev(unsigned int x) { return __builtin_bitreverse32(x); }
 KSIM_INLINE unsigned long long __brevll(unsigned long long x) { return __builtin_bitreverse64(x); }
-// The position of the offset-th set bit of mask from bit `base` on, upwards, or downwards for a negative offset.
+// The position of the offset-th set bit of mask from bit `base` on, upwards, or downwards for a negative
+// offset.
 KSIM_INLINE unsigned int __fns(unsigned int mask, unsigned int base, int offset) {
   if (offset == 0) return mask >> base & 1 ? base : ~0u;
   const int step = offset > 0 ? 1 : -1;
@@ -35,7 +36,9 @@ KSIM_INLINE unsigned int __umul24(unsigned int a, unsigned int b) { return (a & 
 KSIM_INLINE unsigned int __sad(int a, int b, unsigned int c) {
   return c + (a > b ? (unsigned int)a - (unsigned int)b : (unsigned int)b - (unsigned int)a);
 }
-KSIM_INLINE unsigned int __usad(unsigned int a, unsigned int b, unsigned int c) { return c + (a > b ? a - b : b - a); }
+KSIM_INLINE unsigned int __usad(unsigned int a, unsigned int b, unsigned int c) {
+  return c + (a > b ? a - b : b - a);
+}
 KSIM_INLINE int __hadd(int a, int b) { return int(((long long)a + b) >> 1); } // (half.hpp overloads the name)
 KSIM_INLINE int __rhadd(int a, int b) { return int(((long long)a + b + 1) >> 1); }
 KSIM_INLINE unsigned int __uhadd(unsigned int a, unsigned int b) {
@@ -45,8 +48,8 @@ KSIM_INLINE unsigned int __urhadd(unsigned int a, unsigned int b) {
   return (unsigned int)(((unsigned long long)a + b + 1) >> 1);
 }
 
-// Four bytes of y:x, each chosen by the low three bits of a nibble of s. The nibble's fourth bit is ignored here;
-// PTX's prmt replicates the byte's sign with it.
+// Four bytes of y:x, each chosen by the low three bits of a nibble of s. The nibble's fourth bit is ignored
+// here; PTX's prmt replicates the byte's sign with it.
 KSIM_INLINE unsigned int __byte_perm(unsigned int x, unsigned int y, unsigned int s) {
   const unsigned long long bytes = (unsigned long long)y << 32 | x;
   unsigned int result = 0;
@@ -70,7 +73,9 @@ KSIM_INLINE unsigned int __funnelshift_rc(unsigned int low, unsigned int high, u
 
 namespace ksim::cuda {
 // Element i of a word that holds elements of type E.
-template <class E> KSIM_INLINE int element(unsigned int packed, int i) { return E(packed >> 8 * sizeof(E) * i); }
+template <class E> KSIM_INLINE int element(unsigned int packed, int i) {
+  return E(packed >> 8 * sizeof(E) * i);
+}
 template <class A, class B> KSIM_INLINE unsigned int dot4(unsigned int a, unsigned int b, unsigned int c) {
   for (int i = 0; i < 4; i++) c += (unsigned int)(element<A>(a, i) * element<B>(b, i));
   return c;
@@ -87,7 +92,8 @@ using S16 = short;
 using U16 = unsigned short;
 } // namespace ksim::cuda
 KSIM_INLINE int __dp4a(int a, int b, int c) {
-  return int(ksim::cuda::dot4<ksim::cuda::S8, ksim::cuda::S8>((unsigned int)a, (unsigned int)b, (unsigned int)c));
+  return int(
+      ksim::cuda::dot4<ksim::cuda::S8, ksim::cuda::S8>((unsigned int)a, (unsigned int)b, (unsigned int)c));
 }
 KSIM_INLINE unsigned int __dp4a(unsigned int a, unsigned int b, unsigned int c) {
   return ksim::cuda::dot4<ksim::cuda::U8, ksim::cuda::U8>(a, b, c);
@@ -97,10 +103,12 @@ KSIM_INLINE unsigned int __dp4a(uchar4 a, uchar4 b, unsigned int c) {
   return c + (unsigned int)(a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w);
 }
 KSIM_INLINE int __dp2a_lo(int a, int b, int c) {
-  return int(ksim::cuda::dot2<ksim::cuda::S16, ksim::cuda::S8, 0>((unsigned int)a, (unsigned int)b, (unsigned int)c));
+  return int(
+      ksim::cuda::dot2<ksim::cuda::S16, ksim::cuda::S8, 0>((unsigned int)a, (unsigned int)b, (unsigned int)c));
 }
 KSIM_INLINE int __dp2a_hi(int a, int b, int c) {
-  return int(ksim::cuda::dot2<ksim::cuda::S16, ksim::cuda::S8, 2>((unsigned int)a, (unsigned int)b, (unsigned int)c));
+  return int(
+      ksim::cuda::dot2<ksim::cuda::S16, ksim::cuda::S8, 2>((unsigned int)a, (unsigned int)b, (unsigned int)c));
 }
 KSIM_INLINE unsigned int __dp2a_lo(unsigned int a, unsigned int b, unsigned int c) {
   return ksim::cuda::dot2<ksim::cuda::U16, ksim::cuda::U8, 0>(a, b, c);
@@ -125,56 +133,58 @@ template <class E, class F> KSIM_INLINE unsigned int each(unsigned int a, unsign
   return result;
 }
 } // namespace ksim::cuda
-#define KSIM_SIMD(name, E, expression)                                                                          \
-  KSIM_INLINE unsigned int name(unsigned int a, unsigned int b) {                                               \
-    return ksim::cuda::each<E>(a, b, [](int x, int y) { return expression; });                                  \
+#define KSIM_SIMD(name, E, expression)                                         \
+  KSIM_INLINE unsigned int name(unsigned int a, unsigned int b) {              \
+    return ksim::cuda::each<E>(a, b, [](int x, int y) { return expression; }); \
   }
-#define KSIM_SIMD_ONE(name, E, expression)                                                                      \
-  KSIM_INLINE unsigned int name(unsigned int a) {                                                               \
-    return ksim::cuda::each<E>(a, a, [](int x, int) { return expression; });                                    \
+#define KSIM_SIMD_ONE(name, E, expression)                                   \
+  KSIM_INLINE unsigned int name(unsigned int a) {                            \
+    return ksim::cuda::each<E>(a, a, [](int x, int) { return expression; }); \
   }
-#define KSIM_SIMD_COMPARISON(suffix, S, U, name, sign, op)                                                      \
-  KSIM_SIMD(__vcmp##name##suffix, sign, x op y ? -1 : 0)                                                        \
+#define KSIM_SIMD_COMPARISON(suffix, S, U, name, sign, op) \
+  KSIM_SIMD(__vcmp##name##suffix, sign, x op y ? -1 : 0)   \
   KSIM_SIMD(__vset##name##suffix, sign, x op y ? 1 : 0)
-#define KSIM_SIMDS(suffix, S, U)                                                                                \
-  KSIM_SIMD(__vadd##suffix, U, x + y)                                                                           \
-  KSIM_SIMD(__vaddss##suffix, S, ksim::cuda::saturated<S>(x + y))                                               \
-  KSIM_SIMD(__vaddus##suffix, U, ksim::cuda::saturated<U>(x + y))                                               \
-  KSIM_SIMD(__vsub##suffix, U, x - y)                                                                           \
-  KSIM_SIMD(__vsubss##suffix, S, ksim::cuda::saturated<S>(x - y))                                               \
-  KSIM_SIMD(__vsubus##suffix, U, ksim::cuda::saturated<U>(x - y))                                               \
-  KSIM_SIMD(__vavgs##suffix, S, (x + y + (x + y >= 0)) >> 1)                                                    \
-  KSIM_SIMD(__vavgu##suffix, U, (x + y + 1) >> 1)                                                               \
-  KSIM_SIMD(__vhaddu##suffix, U, (x + y) >> 1)                                                                  \
-  KSIM_SIMD(__vmaxs##suffix, S, x > y ? x : y)                                                                  \
-  KSIM_SIMD(__vmaxu##suffix, U, x > y ? x : y)                                                                  \
-  KSIM_SIMD(__vmins##suffix, S, x < y ? x : y)                                                                  \
-  KSIM_SIMD(__vminu##suffix, U, x < y ? x : y)                                                                  \
-  KSIM_SIMD(__vabsdiffs##suffix, S, x > y ? x - y : y - x)                                                      \
-  KSIM_SIMD(__vabsdiffu##suffix, U, x > y ? x - y : y - x)                                                      \
-  KSIM_SIMD_ONE(__vabs##suffix, S, x < 0 ? -x : x)                                                              \
-  KSIM_SIMD_ONE(__vabsss##suffix, S, ksim::cuda::saturated<S>(x < 0 ? -x : x))                                  \
-  KSIM_SIMD_ONE(__vneg##suffix, S, -x)                                                                          \
-  KSIM_SIMD_ONE(__vnegss##suffix, S, ksim::cuda::saturated<S>(-x))                                              \
-  KSIM_SIMD_COMPARISON(suffix, S, U, eq, U, ==)                                                                 \
-  KSIM_SIMD_COMPARISON(suffix, S, U, ne, U, !=)                                                                 \
-  KSIM_SIMD_COMPARISON(suffix, S, U, gts, S, >)                                                                 \
-  KSIM_SIMD_COMPARISON(suffix, S, U, gtu, U, >)                                                                 \
-  KSIM_SIMD_COMPARISON(suffix, S, U, ges, S, >=)                                                                \
-  KSIM_SIMD_COMPARISON(suffix, S, U, geu, U, >=)                                                                \
-  KSIM_SIMD_COMPARISON(suffix, S, U, lts, S, <)                                                                 \
-  KSIM_SIMD_COMPARISON(suffix, S, U, ltu, U, <)                                                                 \
-  KSIM_SIMD_COMPARISON(suffix, S, U, les, S, <=)                                                                \
-  KSIM_SIMD_COMPARISON(suffix, S, U, leu, U, <=)                                                                \
-  KSIM_INLINE unsigned int __vsads##suffix(unsigned int a, unsigned int b) {                                    \
-    unsigned int sum = 0;                                                                                       \
-    ksim::cuda::each<S>(a, b, [&](int x, int y) { return int(sum += (unsigned int)(x > y ? x - y : y - x)); });  \
-    return sum;                                                                                                 \
-  }                                                                                                             \
-  KSIM_INLINE unsigned int __vsadu##suffix(unsigned int a, unsigned int b) {                                    \
-    unsigned int sum = 0;                                                                                       \
-    ksim::cuda::each<U>(a, b, [&](int x, int y) { return int(sum += (unsigned int)(x > y ? x - y : y - x)); });  \
-    return sum;                                                                                                 \
+#define KSIM_SIMDS(suffix, S, U)                                                                          \
+  KSIM_SIMD(__vadd##suffix, U, x + y)                                                                     \
+  KSIM_SIMD(__vaddss##suffix, S, ksim::cuda::saturated<S>(x + y))                                         \
+  KSIM_SIMD(__vaddus##suffix, U, ksim::cuda::saturated<U>(x + y))                                         \
+  KSIM_SIMD(__vsub##suffix, U, x - y)                                                                     \
+  KSIM_SIMD(__vsubss##suffix, S, ksim::cuda::saturated<S>(x - y))                                         \
+  KSIM_SIMD(__vsubus##suffix, U, ksim::cuda::saturated<U>(x - y))                                         \
+  KSIM_SIMD(__vavgs##suffix, S, (x + y + (x + y >= 0)) >> 1)                                              \
+  KSIM_SIMD(__vavgu##suffix, U, (x + y + 1) >> 1)                                                         \
+  KSIM_SIMD(__vhaddu##suffix, U, (x + y) >> 1)                                                            \
+  KSIM_SIMD(__vmaxs##suffix, S, x > y ? x : y)                                                            \
+  KSIM_SIMD(__vmaxu##suffix, U, x > y ? x : y)                                                            \
+  KSIM_SIMD(__vmins##suffix, S, x < y ? x : y)                                                            \
+  KSIM_SIMD(__vminu##suffix, U, x < y ? x : y)                                                            \
+  KSIM_SIMD(__vabsdiffs##suffix, S, x > y ? x - y : y - x)                                                \
+  KSIM_SIMD(__vabsdiffu##suffix, U, x > y ? x - y : y - x)                                                \
+  KSIM_SIMD_ONE(__vabs##suffix, S, x < 0 ? -x : x)                                                        \
+  KSIM_SIMD_ONE(__vabsss##suffix, S, ksim::cuda::saturated<S>(x < 0 ? -x : x))                            \
+  KSIM_SIMD_ONE(__vneg##suffix, S, -x)                                                                    \
+  KSIM_SIMD_ONE(__vnegss##suffix, S, ksim::cuda::saturated<S>(-x))                                        \
+  KSIM_SIMD_COMPARISON(suffix, S, U, eq, U, ==)                                                           \
+  KSIM_SIMD_COMPARISON(suffix, S, U, ne, U, !=)                                                           \
+  KSIM_SIMD_COMPARISON(suffix, S, U, gts, S, >)                                                           \
+  KSIM_SIMD_COMPARISON(suffix, S, U, gtu, U, >)                                                           \
+  KSIM_SIMD_COMPARISON(suffix, S, U, ges, S, >=)                                                          \
+  KSIM_SIMD_COMPARISON(suffix, S, U, geu, U, >=)                                                          \
+  KSIM_SIMD_COMPARISON(suffix, S, U, lts, S, <)                                                           \
+  KSIM_SIMD_COMPARISON(suffix, S, U, ltu, U, <)                                                           \
+  KSIM_SIMD_COMPARISON(suffix, S, U, les, S, <=)                                                          \
+  KSIM_SIMD_COMPARISON(suffix, S, U, leu, U, <=)                                                          \
+  KSIM_INLINE unsigned int __vsads##suffix(unsigned int a, unsigned int b) {                              \
+    unsigned int sum = 0;                                                                                 \
+    ksim::cuda::each<S>(a, b,                                                                             \
+                        [&](int x, int y) { return int(sum += (unsigned int)(x > y ? x - y : y - x)); }); \
+    return sum;                                                                                           \
+  }                                                                                                       \
+  KSIM_INLINE unsigned int __vsadu##suffix(unsigned int a, unsigned int b) {                              \
+    unsigned int sum = 0;                                                                                 \
+    ksim::cuda::each<U>(a, b,                                                                             \
+                        [&](int x, int y) { return int(sum += (unsigned int)(x > y ? x - y : y - x)); }); \
+    return sum;                                                                                           \
   }
 KSIM_SIMDS(4, ksim::cuda::S8, ksim::cuda::U8)
 KSIM_SIMDS(2, ksim::cuda::S16, ksim::cuda::U16)

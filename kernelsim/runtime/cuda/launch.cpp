@@ -64,13 +64,17 @@ cudaError_t code_of(const Fault &fault) {
   case kMemory:
     if (!strncmp(fault.message, "misaligned", 10)) return cudaErrorMisalignedAddress;
     return strncmp(fault.message, "stack overflow", 14) ? cudaErrorIllegalAddress : cudaErrorHardwareStackError;
-  case kTrap: return strncmp(fault.message, "assertion", 9) ? cudaErrorLaunchFailure : cudaErrorAssert;
+  case kTrap:
+    return strncmp(fault.message, "assertion", 9) ? cudaErrorLaunchFailure : cudaErrorAssert;
   case kTimeout:
-  case kCancelled: return cudaErrorLaunchTimeout;
-  case kArgument: return cudaErrorInvalidConfiguration;
+  case kCancelled:
+    return cudaErrorLaunchTimeout;
+  case kArgument:
+    return cudaErrorInvalidConfiguration;
   case kResources: // of the device, as nvcc's runtime has it for shared memory, or of this machine
     return strncmp(fault.message, "needs", 5) ? cudaErrorLaunchOutOfResources : cudaErrorInvalidValue;
-  default: return cudaErrorLaunchFailure;        // a GPU would go on, or hang
+  default:
+    return cudaErrorLaunchFailure; // a GPU would go on, or hang
   }
 }
 
@@ -91,20 +95,22 @@ cudaError_t check(const Kernel &kernel, const Configuration &c) {
     return refused(kernel, cudaErrorInvalidConfiguration, "the grid is empty", 0, 0);
   if (c.grid.x > 0x7fffffff || c.grid.y > 65535 || c.grid.z > 65535)
     return refused(kernel, cudaErrorInvalidConfiguration,
-                   "a grid has at most 2^31 - 1, 65535 and 65535 blocks, not y %llu, z %llu", c.grid.y, c.grid.z);
+                   "a grid has at most 2^31 - 1, 65535 and 65535 blocks, not y %llu, z %llu", c.grid.y,
+                   c.grid.z);
   if (!threads || threads > kMaxThreads || c.block.z > 64)
     return refused(kernel, cudaErrorInvalidConfiguration,
                    "a block has 1 to 1024 threads, at most 64 in z, not %llu, z %llu", threads, c.block.z);
   if (kernel.max_threads && threads > (unsigned long long)kernel.max_threads)
-    return refused(kernel, cudaErrorInvalidValue, "a block of %llu threads, its __launch_bounds__ say %llu", threads,
-                   (unsigned long long)kernel.max_threads);
+    return refused(kernel, cudaErrorInvalidValue, "a block of %llu threads, its __launch_bounds__ say %llu",
+                   threads, (unsigned long long)kernel.max_threads);
   if (c.shared > (size_t)dynamic)
-    return refused(kernel, cudaErrorInvalidValue,
-                   kernel.max_dynamic < 0
-                       ? "%llu bytes of dynamic shared memory; without "
-                         "cudaFuncAttributeMaxDynamicSharedMemorySize it has %llu"
-                       : "%llu bytes of dynamic shared memory; cudaFuncAttributeMaxDynamicSharedMemorySize says %llu",
-                   c.shared, (unsigned long long)dynamic);
+    return refused(
+        kernel, cudaErrorInvalidValue,
+        kernel.max_dynamic < 0
+            ? "%llu bytes of dynamic shared memory; without "
+              "cudaFuncAttributeMaxDynamicSharedMemorySize it has %llu"
+            : "%llu bytes of dynamic shared memory; cudaFuncAttributeMaxDynamicSharedMemorySize says %llu",
+        c.shared, (unsigned long long)dynamic);
   return cudaSuccess;
 }
 
@@ -137,7 +143,11 @@ cudaError_t execute(const Kernel &kernel, const Configuration &c, void (*entry)(
   grid_barrier = {};
   Fault fault;
   ksim::launch(launch, fault);
-  if (!fault.kind) return check_overruns(name.c_str());
+  if (!fault.kind) {
+    const cudaError_t error = check_overruns(name.c_str());
+    const std::lock_guard<std::mutex> lock(s.mutex);
+    return s.sticky = error;
+  }
   const std::string address = fault.pc ? describe_address(fault.address, fault.write) : "";
   if (!address.empty()) snprintf(fault.message, sizeof fault.message, "%s", address.c_str());
   const cudaError_t error = code_of(fault);
@@ -179,7 +189,8 @@ void forget_errors() {
 }
 
 void configure(const Configuration &configuration) {
-  if (worker) fail(kUndefined, {nullptr, 0}, "a kernel launches a kernel: dynamic parallelism is not simulated");
+  if (worker)
+    fail(kUndefined, {nullptr, 0}, "a kernel launches a kernel: dynamic parallelism is not simulated");
   pending = configuration;
   is_configured = true;
 }
@@ -252,7 +263,8 @@ cudaError_t occupancy(int *blocks, int threads, size_t dynamic) {
   return cudaSuccess;
 }
 cudaError_t untyped(const char *function) {
-  return failed(cudaErrorInvalidDeviceFunction, "%s: a kernel behind a void pointer has lost its signature", function);
+  return failed(cudaErrorInvalidDeviceFunction, "%s: a kernel behind a void pointer has lost its signature",
+                function);
 }
 
 } // namespace ksim::cuda
@@ -269,8 +281,9 @@ cudaError_t cudaGetLastError() {
 cudaError_t cudaPeekAtLastError() { return sticky() ? sticky() : last; }
 const char *cudaGetErrorName(cudaError_t error) {
   switch (error) {
-#define KSIM_ERROR(name, code, text)                                                                            \
-  case name: return #name;
+#define KSIM_ERROR(name, code, text) \
+  case name:                         \
+    return #name;
     KSIM_CUDA_ERRORS(KSIM_ERROR)
 #undef KSIM_ERROR
   }
@@ -278,8 +291,9 @@ const char *cudaGetErrorName(cudaError_t error) {
 }
 const char *cudaGetErrorString(cudaError_t error) {
   switch (error) {
-#define KSIM_ERROR(name, code, text)                                                                            \
-  case name: return text;
+#define KSIM_ERROR(name, code, text) \
+  case name:                         \
+    return text;
     KSIM_CUDA_ERRORS(KSIM_ERROR)
 #undef KSIM_ERROR
   }
@@ -304,10 +318,12 @@ __attribute__((visibility("default"))) const ksim::Fault *ksim_last_fault(const 
 }
 
 // <assert.h> of the C libraries ends in these; of a kernel it is a fault, not the end of the process.
-[[noreturn, gnu::visibility("hidden")]] void __assert_fail(const char *expression, const char *file, unsigned int line, const char *) noexcept {
+[[noreturn, gnu::visibility("hidden")]] void __assert_fail(const char *expression, const char *file,
+                                                           unsigned int line, const char *) noexcept {
   ksim::fail(ksim::kTrap, {file, int(line)}, "assertion `%s' failed", expression);
 }
-[[noreturn, gnu::visibility("hidden")]] void __assert_rtn(const char *, const char *file, int line, const char *expression) {
+[[noreturn, gnu::visibility("hidden")]] void __assert_rtn(const char *, const char *file, int line,
+                                                          const char *expression) {
   ksim::fail(ksim::kTrap, {file, line}, "assertion `%s' failed", expression);
 }
 }

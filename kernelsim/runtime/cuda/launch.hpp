@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Launches from host code: what kernel<<<grid, block, shared, stream>>>(args) becomes, and the functions of the runtime
-// API that take a kernel.
+// Launches from host code: what kernel<<<grid, block, shared, stream>>>(args) becomes, and the functions of the
+// runtime API that take a kernel.
 //
 // A __global__ function keeps its name and signature, as nvcc's host stub does. Its body is a lambda:
 //
@@ -117,7 +117,8 @@ template <class... P>
 cudaError_t cudaFuncSetAttribute(void (*function)(P...), cudaFuncAttribute attribute, int value) {
   return ksim::cuda::set_attribute(*ksim::cuda::kernel_of(function), attribute, value);
 }
-template <class... P> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, void (*function)(P...)) {
+template <class... P>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, void (*function)(P...)) {
   return ksim::cuda::get_attributes(attributes, *ksim::cuda::kernel_of(function));
 }
 template <class... P> cudaError_t cudaFuncSetCacheConfig(void (*)(P...), cudaFuncCache) { return cudaSuccess; }
@@ -132,8 +133,8 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *blocks, 
   return ksim::cuda::occupancy(blocks, threads, dynamic);
 }
 template <class... P>
-cudaError_t cudaOccupancyMaxPotentialBlockSize(int *min_grid, int *block, void (*function)(P...), size_t dynamic = 0,
-                                               int limit = 0) {
+cudaError_t cudaOccupancyMaxPotentialBlockSize(int *min_grid, int *block, void (*function)(P...),
+                                               size_t dynamic = 0, int limit = 0) {
   const int bound = ksim::cuda::kernel_of(function)->max_threads;
   *block = limit ? limit : bound ? bound : ksim::kMaxThreads;
   int blocks = 0;

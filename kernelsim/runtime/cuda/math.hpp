@@ -3,9 +3,9 @@
 // (CUDA Math API; "Mathematical Functions" of the CUDA C++ Programming Guide).
 //
 // sqrtf, expf, fmaf and the others that C++ has are the C++ library's, which nvcc includes without being asked.
-// Approximate intrinsics such as __expf give the library's better result; a GPU's differs within the bounds that
-// the programming guide states. What C++ lacks is declared as templates, because newer C libraries declare some of
-// it (rsqrtf, sinpif), and those must not clash.
+// Approximate intrinsics such as __expf give the library's better result; a GPU's differs within the bounds
+// that the programming guide states. What C++ lacks is declared as templates, because newer C libraries declare
+// some of it (rsqrtf, sinpif), and those must not clash.
 #pragma once
 #define lerp ksim_lerp // C++20's; sources of C++17, which nvcc takes by default, have functions of that name
 #include <math.h>
@@ -114,14 +114,14 @@ template <Rounding kRounding, class T> KSIM_INLINE float from_integer(T i) {
 
 // ---- Functions that C++ lacks, of float and, without the f, of the argument's type
 
-#define KSIM_MATH(name, ...)                                                                                    \
-  template <ksim::cuda::Number T> KSIM_INLINE float name##f(T argument) {                                       \
-    const double x = argument;                                                                                  \
-    return float(__VA_ARGS__);                                                                                  \
-  }                                                                                                             \
-  template <ksim::cuda::Number T> KSIM_INLINE ksim::cuda::Float<T> name(T argument) {                           \
-    const double x = argument;                                                                                  \
-    return ksim::cuda::Float<T>(__VA_ARGS__);                                                                   \
+#define KSIM_MATH(name, ...)                                                          \
+  template <ksim::cuda::Number T> KSIM_INLINE float name##f(T argument) {             \
+    const double x = argument;                                                        \
+    return float(__VA_ARGS__);                                                        \
+  }                                                                                   \
+  template <ksim::cuda::Number T> KSIM_INLINE ksim::cuda::Float<T> name(T argument) { \
+    const double x = argument;                                                        \
+    return ksim::cuda::Float<T>(__VA_ARGS__);                                         \
   }
 namespace ksim::cuda {
 constexpr double kPi = 3.14159265358979323846;
@@ -165,18 +165,18 @@ template <ksim::cuda::Number T> KSIM_INLINE float fdividef(T a, T b) { return fl
 
 // ---- min and max
 
-#define KSIM_MINMAX(A, B, R)                                                                                    \
-  KSIM_INLINE constexpr R min(A a, B b) { return (R)a < (R)b ? (R)a : (R)b; }                                   \
+#define KSIM_MINMAX(A, B, R)                                                  \
+  KSIM_INLINE constexpr R min(A a, B b) { return (R)a < (R)b ? (R)a : (R)b; } \
   KSIM_INLINE constexpr R max(A a, B b) { return (R)a > (R)b ? (R)a : (R)b; }
-#define KSIM_MINMAX_INTEGERS(S, U)                                                                              \
+#define KSIM_MINMAX_INTEGERS(S, U) \
   KSIM_MINMAX(S, S, S) KSIM_MINMAX(U, U, U) KSIM_MINMAX(S, U, U) KSIM_MINMAX(U, S, U)
 KSIM_MINMAX_INTEGERS(int, unsigned int)
 KSIM_MINMAX_INTEGERS(long, unsigned long)
 KSIM_MINMAX_INTEGERS(long long, unsigned long long)
 #undef KSIM_MINMAX_INTEGERS
 #undef KSIM_MINMAX
-#define KSIM_MINMAX(A, B, R, fmin, fmax)                                                                        \
-  KSIM_INLINE R min(A a, B b) { return fmin(a, b); } /* of a number and NaN the number */                       \
+#define KSIM_MINMAX(A, B, R, fmin, fmax)                                                  \
+  KSIM_INLINE R min(A a, B b) { return fmin(a, b); } /* of a number and NaN the number */ \
   KSIM_INLINE R max(A a, B b) { return fmax(a, b); }
 KSIM_MINMAX(float, float, float, __builtin_fminf, __builtin_fmaxf)
 KSIM_MINMAX(double, double, double, __builtin_fmin, __builtin_fmax)
@@ -187,8 +187,12 @@ KSIM_INLINE constexpr unsigned int umin(unsigned int a, unsigned int b) { return
 KSIM_INLINE constexpr unsigned int umax(unsigned int a, unsigned int b) { return a > b ? a : b; }
 KSIM_INLINE constexpr long long llmin(long long a, long long b) { return a < b ? a : b; }
 KSIM_INLINE constexpr long long llmax(long long a, long long b) { return a > b ? a : b; }
-KSIM_INLINE constexpr unsigned long long ullmin(unsigned long long a, unsigned long long b) { return a < b ? a : b; }
-KSIM_INLINE constexpr unsigned long long ullmax(unsigned long long a, unsigned long long b) { return a > b ? a : b; }
+KSIM_INLINE constexpr unsigned long long ullmin(unsigned long long a, unsigned long long b) {
+  return a < b ? a : b;
+}
+KSIM_INLINE constexpr unsigned long long ullmax(unsigned long long a, unsigned long long b) {
+  return a > b ? a : b;
+}
 
 // ---- Fast approximations
 
@@ -213,29 +217,29 @@ KSIM_INLINE float __frsqrt_rn(float x) { return float(1 / __builtin_sqrt(double(
 
 // ---- Rounding modes: __fadd_rn and its like are never fused into an fma
 
-#define KSIM_ROUNDED(suffix, mode)                                                                              \
-  KSIM_INLINE float __fadd_##suffix(float a, float b) { return ksim::cuda::add<mode>(a, b); }                   \
-  KSIM_INLINE float __fsub_##suffix(float a, float b) { return ksim::cuda::add<mode>(a, -b); }                  \
-  KSIM_INLINE float __fmul_##suffix(float a, float b) { return ksim::cuda::mul<mode>(a, b); }                   \
-  KSIM_INLINE float __fmaf_##suffix(float a, float b, float c) { return ksim::cuda::fma<mode>(a, b, c); }       \
-  KSIM_INLINE float __fdiv_##suffix(float a, float b) { return ksim::cuda::div<mode>(a, b); }                   \
-  KSIM_INLINE float __frcp_##suffix(float a) { return ksim::cuda::div<mode>(1, a); }                            \
-  KSIM_INLINE float __fsqrt_##suffix(float a) { return ksim::cuda::sqrt<mode>(a); }                             \
-  KSIM_INLINE float __double2float_##suffix(double a) { return ksim::cuda::narrow<mode>(a, 0); }                \
-  KSIM_INLINE float __int2float_##suffix(int a) { return ksim::cuda::from_integer<mode>(a); }                   \
-  KSIM_INLINE float __uint2float_##suffix(unsigned int a) { return ksim::cuda::from_integer<mode>(a); }         \
-  KSIM_INLINE float __ll2float_##suffix(long long a) { return ksim::cuda::from_integer<mode>(a); }              \
-  KSIM_INLINE float __ull2float_##suffix(unsigned long long a) { return ksim::cuda::from_integer<mode>(a); }    \
-  KSIM_TO_INTEGERS(float, float, suffix, mode)                                                                  \
+#define KSIM_ROUNDED(suffix, mode)                                                                           \
+  KSIM_INLINE float __fadd_##suffix(float a, float b) { return ksim::cuda::add<mode>(a, b); }                \
+  KSIM_INLINE float __fsub_##suffix(float a, float b) { return ksim::cuda::add<mode>(a, -b); }               \
+  KSIM_INLINE float __fmul_##suffix(float a, float b) { return ksim::cuda::mul<mode>(a, b); }                \
+  KSIM_INLINE float __fmaf_##suffix(float a, float b, float c) { return ksim::cuda::fma<mode>(a, b, c); }    \
+  KSIM_INLINE float __fdiv_##suffix(float a, float b) { return ksim::cuda::div<mode>(a, b); }                \
+  KSIM_INLINE float __frcp_##suffix(float a) { return ksim::cuda::div<mode>(1, a); }                         \
+  KSIM_INLINE float __fsqrt_##suffix(float a) { return ksim::cuda::sqrt<mode>(a); }                          \
+  KSIM_INLINE float __double2float_##suffix(double a) { return ksim::cuda::narrow<mode>(a, 0); }             \
+  KSIM_INLINE float __int2float_##suffix(int a) { return ksim::cuda::from_integer<mode>(a); }                \
+  KSIM_INLINE float __uint2float_##suffix(unsigned int a) { return ksim::cuda::from_integer<mode>(a); }      \
+  KSIM_INLINE float __ll2float_##suffix(long long a) { return ksim::cuda::from_integer<mode>(a); }           \
+  KSIM_INLINE float __ull2float_##suffix(unsigned long long a) { return ksim::cuda::from_integer<mode>(a); } \
+  KSIM_TO_INTEGERS(float, float, suffix, mode)                                                               \
   KSIM_TO_INTEGERS(double, double, suffix, mode)
-#define KSIM_TO_INTEGERS(F, name, suffix, mode)                                                                 \
-  KSIM_INLINE int __##name##2int_##suffix(F x) { return ksim::cuda::to_integer<int, mode>(x); }                 \
-  KSIM_INLINE unsigned int __##name##2uint_##suffix(F x) {                                                      \
-    return ksim::cuda::to_integer<unsigned int, mode>(x);                                                       \
-  }                                                                                                             \
-  KSIM_INLINE long long __##name##2ll_##suffix(F x) { return ksim::cuda::to_integer<long long, mode>(x); }      \
-  KSIM_INLINE unsigned long long __##name##2ull_##suffix(F x) {                                                 \
-    return ksim::cuda::to_integer<unsigned long long, mode>(x);                                                 \
+#define KSIM_TO_INTEGERS(F, name, suffix, mode)                                                            \
+  KSIM_INLINE int __##name##2int_##suffix(F x) { return ksim::cuda::to_integer<int, mode>(x); }            \
+  KSIM_INLINE unsigned int __##name##2uint_##suffix(F x) {                                                 \
+    return ksim::cuda::to_integer<unsigned int, mode>(x);                                                  \
+  }                                                                                                        \
+  KSIM_INLINE long long __##name##2ll_##suffix(F x) { return ksim::cuda::to_integer<long long, mode>(x); } \
+  KSIM_INLINE unsigned long long __##name##2ull_##suffix(F x) {                                            \
+    return ksim::cuda::to_integer<unsigned long long, mode>(x);                                            \
   }
 KSIM_ROUNDED(rn, ksim::kNearestEven)
 KSIM_ROUNDED(rz, ksim::kTowardZero)

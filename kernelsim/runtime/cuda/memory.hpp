@@ -9,7 +9,7 @@
 
 #include "types.hpp"
 
-#define KSIM_LOAD(name)                                                                                         \
+#define KSIM_LOAD(name) \
   template <class T> KSIM_INLINE T name(const T *address) { return *address; }
 KSIM_LOAD(__ldg)
 KSIM_LOAD(__ldca)
@@ -18,7 +18,7 @@ KSIM_LOAD(__ldcs)
 KSIM_LOAD(__ldlu)
 KSIM_LOAD(__ldcv)
 #undef KSIM_LOAD
-#define KSIM_STORE(name)                                                                                        \
+#define KSIM_STORE(name) \
   template <class T> KSIM_INLINE void name(T *address, ksim::cuda::Same<T> value) { *address = value; }
 KSIM_STORE(__stwb)
 KSIM_STORE(__stcg)

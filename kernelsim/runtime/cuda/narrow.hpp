@@ -2,7 +2,8 @@
 // What the types of cuda_fp8.h and cuda_fp4.h have in common: one, two and four codes, made of wider types with
 // saturation, and read as wider types. A Codec says what a code means:
 //
-//   struct Codec { static constexpr int kBits; static unsigned int encode(float x); static float decode(unsigned int code); };
+//   struct Codec { static constexpr int kBits; static unsigned int encode(float x); static float
+//   decode(unsigned int code); };
 #pragma once
 #include "bfloat16.hpp"
 #include "half.hpp"
@@ -84,7 +85,9 @@ template <class Codec> struct alignas(2 * Codec::kBits / 8) NarrowTwo {
   KSIM_INLINE explicit NarrowTwo(double2 x) { set(x.x, x.y); }
   KSIM_INLINE explicit operator float2() const { return {unpack<Codec>(__x, 0), unpack<Codec>(__x, 1)}; }
   KSIM_INLINE explicit operator __half2() const { return {unpack<Codec>(__x, 0), unpack<Codec>(__x, 1)}; }
-  KSIM_INLINE explicit operator __nv_bfloat162() const { return {unpack<Codec>(__x, 0), unpack<Codec>(__x, 1)}; }
+  KSIM_INLINE explicit operator __nv_bfloat162() const {
+    return {unpack<Codec>(__x, 0), unpack<Codec>(__x, 1)};
+  }
 
 private:
   template <class... T> KSIM_INLINE void set(T... x) { __x = decltype(__x)(pack<Codec>(real(x)...)); }

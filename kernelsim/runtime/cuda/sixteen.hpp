@@ -33,7 +33,9 @@ template <One T> KSIM_INLINE float fma_to_float(T a, T b, T c) {
   return round_to_odd(sum);
 }
 template <One T> KSIM_INLINE unsigned int bits_of(T a) { return typename Sixteen<T>::Raw(a).x; }
-template <One T> KSIM_INLINE T with_bits(unsigned int bits) { return typename Sixteen<T>::Raw{(unsigned short)bits}; }
+template <One T> KSIM_INLINE T with_bits(unsigned int bits) {
+  return typename Sixteen<T>::Raw{(unsigned short)bits};
+}
 
 // Of NaN and a number the number, or with kNan NaN; +0 is greater than -0.
 template <bool kGreater, bool kNan, One T> KSIM_INLINE T choose(T a, T b) {

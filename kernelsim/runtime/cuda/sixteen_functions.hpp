@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: MIT
-// Arithmetic, comparisons and functions of KSIM_T, which is __half or __nv_bfloat16, and of two of it, KSIM_V (CUDA Math
-// API, "Half Precision Intrinsics" and "Bfloat16 Precision Intrinsics"). Included once for each of them: as functions,
-// not templates, arguments convert as they do with nvcc.
+// Arithmetic, comparisons and functions of KSIM_T, which is __half or __nv_bfloat16, and of two of it, KSIM_V
+// (CUDA Math API, "Half Precision Intrinsics" and "Bfloat16 Precision Intrinsics"). Included once for each of
+// them: as functions, not templates, arguments convert as they do with nvcc.
 //
 // An operation is computed in float, or where that would round twice with odd rounding first, and rounded once.
 // Functions such as hexp are the library's float functions, rounded; a GPU's may differ in the last place.
 
-
 // ---- Arithmetic; never fused, so that __hadd and __hadd_rn are the same
 
-#define KSIM_ARITHMETIC(name, name2, expression)                                                                \
-  KSIM_INLINE KSIM_T __##name(KSIM_T a, KSIM_T b) { return expression; }                                               \
-  KSIM_INLINE KSIM_T __##name##_rn(KSIM_T a, KSIM_T b) { return expression; }                                          \
-  KSIM_INLINE KSIM_T __##name##_sat(KSIM_T a, KSIM_T b) { return __saturatef(KSIM_T(expression)); }                         \
-  KSIM_INLINE KSIM_V name2(KSIM_V a, KSIM_V b) { return {__##name(a.x, b.x), __##name(a.y, b.y)}; }                    \
-  KSIM_INLINE KSIM_V name2##_rn(KSIM_V a, KSIM_V b) { return {__##name(a.x, b.x), __##name(a.y, b.y)}; }               \
-  KSIM_INLINE KSIM_V name2##_sat(KSIM_V a, KSIM_V b) { return {__##name##_sat(a.x, b.x), __##name##_sat(a.y, b.y)}; }
+#define KSIM_ARITHMETIC(name, name2, expression)                                                         \
+  KSIM_INLINE KSIM_T __##name(KSIM_T a, KSIM_T b) { return expression; }                                 \
+  KSIM_INLINE KSIM_T __##name##_rn(KSIM_T a, KSIM_T b) { return expression; }                            \
+  KSIM_INLINE KSIM_T __##name##_sat(KSIM_T a, KSIM_T b) { return __saturatef(KSIM_T(expression)); }      \
+  KSIM_INLINE KSIM_V name2(KSIM_V a, KSIM_V b) { return {__##name(a.x, b.x), __##name(a.y, b.y)}; }      \
+  KSIM_INLINE KSIM_V name2##_rn(KSIM_V a, KSIM_V b) { return {__##name(a.x, b.x), __##name(a.y, b.y)}; } \
+  KSIM_INLINE KSIM_V name2##_sat(KSIM_V a, KSIM_V b) {                                                   \
+    return {__##name##_sat(a.x, b.x), __##name##_sat(a.y, b.y)};                                         \
+  }
 #pragma clang fp contract(off)
 KSIM_ARITHMETIC(hadd, __hadd2, float(a) + float(b))
 KSIM_ARITHMETIC(hsub, __hsub2, float(a) - float(b))
@@ -34,7 +35,9 @@ KSIM_INLINE KSIM_T __hfma_relu(KSIM_T a, KSIM_T b, KSIM_T c) { // NaN stays, can
 }
 KSIM_INLINE KSIM_V __hneg2(KSIM_V a) { return {__hneg(a.x), __hneg(a.y)}; }
 KSIM_INLINE KSIM_V __habs2(KSIM_V a) { return {__habs(a.x), __habs(a.y)}; }
-KSIM_INLINE KSIM_V __hfma2(KSIM_V a, KSIM_V b, KSIM_V c) { return {__hfma(a.x, b.x, c.x), __hfma(a.y, b.y, c.y)}; }
+KSIM_INLINE KSIM_V __hfma2(KSIM_V a, KSIM_V b, KSIM_V c) {
+  return {__hfma(a.x, b.x, c.x), __hfma(a.y, b.y, c.y)};
+}
 KSIM_INLINE KSIM_V __hfma2_sat(KSIM_V a, KSIM_V b, KSIM_V c) {
   return {__hfma_sat(a.x, b.x, c.x), __hfma_sat(a.y, b.y, c.y)};
 }
@@ -47,20 +50,20 @@ KSIM_INLINE KSIM_V __hcmadd(KSIM_V a, KSIM_V b, KSIM_V c) { // complex
 
 // ---- Comparisons: false where one is NaN; the "unordered" ones, with u, true
 
-#define KSIM_COMPARISON(name, op)                                                                               \
-  KSIM_INLINE bool __h##name(KSIM_T a, KSIM_T b) { return float(a) op float(b); }                                 \
-  KSIM_INLINE bool __h##name##u(KSIM_T a, KSIM_T b) {                                                             \
-    return float(a) op float(b) || float(a) != float(a) || float(b) != float(b);                                \
-  }                                                                                                             \
-  KSIM_COMPARISON2(name)                                                                                        \
+#define KSIM_COMPARISON(name, op)                                                 \
+  KSIM_INLINE bool __h##name(KSIM_T a, KSIM_T b) { return float(a) op float(b); } \
+  KSIM_INLINE bool __h##name##u(KSIM_T a, KSIM_T b) {                             \
+    return float(a) op float(b) || float(a) != float(a) || float(b) != float(b);  \
+  }                                                                               \
+  KSIM_COMPARISON2(name)                                                          \
   KSIM_COMPARISON2(name##u)
-#define KSIM_COMPARISON2(name)                                                                                  \
-  KSIM_INLINE KSIM_V __h##name##2(KSIM_V a, KSIM_V b) {                                                                \
-    return {float(__h##name(a.x, b.x)), float(__h##name(a.y, b.y))};                                            \
-  }                                                                                                             \
-  KSIM_INLINE bool __hb##name##2(KSIM_V a, KSIM_V b) { return __h##name(a.x, b.x) && __h##name(a.y, b.y); }       \
-  KSIM_INLINE unsigned int __h##name##2_mask(KSIM_V a, KSIM_V b) {                                                \
-    return (__h##name(a.x, b.x) ? 0xffffu : 0) | (__h##name(a.y, b.y) ? 0xffff0000u : 0);                       \
+#define KSIM_COMPARISON2(name)                                                                              \
+  KSIM_INLINE KSIM_V __h##name##2(KSIM_V a, KSIM_V b) {                                                     \
+    return {float(__h##name(a.x, b.x)), float(__h##name(a.y, b.y))};                                        \
+  }                                                                                                         \
+  KSIM_INLINE bool __hb##name##2(KSIM_V a, KSIM_V b) { return __h##name(a.x, b.x) && __h##name(a.y, b.y); } \
+  KSIM_INLINE unsigned int __h##name##2_mask(KSIM_V a, KSIM_V b) {                                          \
+    return (__h##name(a.x, b.x) ? 0xffffu : 0) | (__h##name(a.y, b.y) ? 0xffff0000u : 0);                   \
   }
 KSIM_COMPARISON(eq, ==)
 KSIM_COMPARISON(lt, <)
@@ -77,8 +80,8 @@ KSIM_INLINE bool __hisnan(KSIM_T a) { return float(a) != float(a); }
 KSIM_INLINE int __hisinf(KSIM_T a) { return __builtin_isinf(float(a)) ? (float(a) > 0 ? 1 : -1) : 0; }
 KSIM_INLINE KSIM_V __hisnan2(KSIM_V a) { return {float(__hisnan(a.x)), float(__hisnan(a.y))}; }
 
-#define KSIM_CHOICE(name, name2, greater, nan)                                                                  \
-  KSIM_INLINE KSIM_T name(KSIM_T a, KSIM_T b) { return ksim::cuda::choose<greater, nan, KSIM_T>(a, b); }                    \
+#define KSIM_CHOICE(name, name2, greater, nan)                                                           \
+  KSIM_INLINE KSIM_T name(KSIM_T a, KSIM_T b) { return ksim::cuda::choose<greater, nan, KSIM_T>(a, b); } \
   KSIM_INLINE KSIM_V name2(KSIM_V a, KSIM_V b) { return {name(a.x, b.x), name(a.y, b.y)}; }
 KSIM_CHOICE(__hmax, __hmax2, true, false)
 KSIM_CHOICE(__hmin, __hmin2, false, false)
@@ -88,11 +91,11 @@ KSIM_CHOICE(__hmin_nan, __hmin2_nan, false, true)
 
 // ---- Functions
 
-#define KSIM_FUNCTION(name, expression)                                                                         \
-  KSIM_INLINE KSIM_T h##name(KSIM_T a) {                                                                                     \
-    const float x = a;                                                                                          \
-    return expression;                                                                                          \
-  }                                                                                                             \
+#define KSIM_FUNCTION(name, expression)  \
+  KSIM_INLINE KSIM_T h##name(KSIM_T a) { \
+    const float x = a;                   \
+    return expression;                   \
+  }                                      \
   KSIM_INLINE KSIM_V h2##name(KSIM_V a) { return {h##name(a.x), h##name(a.y)}; }
 KSIM_FUNCTION(trunc, __builtin_truncf(x))
 KSIM_FUNCTION(ceil, __builtin_ceilf(x))
@@ -119,18 +122,18 @@ KSIM_INLINE KSIM_V __lowhigh2highlow(KSIM_V a) { return {a.y, a.x}; }
 
 // ---- Operators
 
-#define KSIM_OPERATOR(op, name, name2)                                                                          \
-  KSIM_INLINE KSIM_T operator op(KSIM_T a, KSIM_T b) { return name(a, b); }                                                       \
-  KSIM_INLINE KSIM_V operator op(KSIM_V a, KSIM_V b) { return name2(a, b); }                                                      \
-  KSIM_INLINE KSIM_T &operator op##=(KSIM_T &a, KSIM_T b) { return a = name(a, b); }                                   \
-  KSIM_INLINE KSIM_V &operator op##=(KSIM_V &a, KSIM_V b) { return a = name2(a, b); }
+#define KSIM_OPERATOR(op, name, name2)                                                  \
+  KSIM_INLINE KSIM_T operator op(KSIM_T a, KSIM_T b) { return name(a, b); }             \
+  KSIM_INLINE KSIM_V operator op(KSIM_V a, KSIM_V b) { return name2(a, b); }            \
+  KSIM_INLINE KSIM_T &operator op## = (KSIM_T & a, KSIM_T b) { return a = name(a, b); } \
+  KSIM_INLINE KSIM_V &operator op## = (KSIM_V & a, KSIM_V b) { return a = name2(a, b); }
 KSIM_OPERATOR(+, __hadd, __hadd2)
 KSIM_OPERATOR(-, __hsub, __hsub2)
 KSIM_OPERATOR(*, __hmul, __hmul2)
 KSIM_OPERATOR(/, __hdiv, __h2div)
 #undef KSIM_OPERATOR
-#define KSIM_OPERATOR(op, name, name2)                                                                          \
-  KSIM_INLINE bool operator op(KSIM_T a, KSIM_T b) { return name(a, b); }                                                    \
+#define KSIM_OPERATOR(op, name, name2)                                    \
+  KSIM_INLINE bool operator op(KSIM_T a, KSIM_T b) { return name(a, b); } \
   KSIM_INLINE bool operator op(KSIM_V a, KSIM_V b) { return name2(a, b); }
 KSIM_OPERATOR(==, __heq, __hbeq2)
 KSIM_OPERATOR(!=, __hneu, __hbneu2)

@@ -7,16 +7,16 @@
 // A vector is an aggregate, as in CUDA. For the traffic audit it reports its copies, so that reading one from
 // memory is one access of its full width, and has constructors that take what aggregate initialisation takes.
 #ifdef KSIM_AUDIT
-#define KSIM_AUDITED_COPY(V)                                                                                    \
-  KSIM_INLINE V(const V &other) { ksim::audit_copy(this, &other, sizeof(V)); }                                  \
-  KSIM_INLINE V &operator=(const V &other) {                                                                    \
-    ksim::audit_copy(this, &other, sizeof(V));                                                                  \
-    return *this;                                                                                               \
+#define KSIM_AUDITED_COPY(V)                                                   \
+  KSIM_INLINE V(const V &other) { ksim::audit_copy(this, &other, sizeof(V)); } \
+  KSIM_INLINE V &operator=(const V &other) {                                   \
+    ksim::audit_copy(this, &other, sizeof(V));                                 \
+    return *this;                                                              \
   }
 #define KSIM_UNPACK(...) __VA_ARGS__
-#define KSIM_AUDITED(V, parameters, fields)                                                                     \
-  V() = default;                                                                                                \
-  KSIM_INLINE constexpr V(KSIM_UNPACK parameters) : KSIM_UNPACK fields {}                                       \
+#define KSIM_AUDITED(V, parameters, fields)                               \
+  V() = default;                                                          \
+  KSIM_INLINE constexpr V(KSIM_UNPACK parameters) : KSIM_UNPACK fields {} \
   KSIM_AUDITED_COPY(V)
 #else
 #define KSIM_AUDITED_COPY(V)
@@ -31,28 +31,24 @@
 #define KSIM_PRAGMA(text) _Pragma(#text)
 #endif
 
-#define KSIM_VECTOR2(V, T, align)                                                                               \
-  struct alignas(align) V {                                                                                     \
-    T x, y;                                                                                                     \
-    KSIM_AUDITED(V, (T a, T b = {}), (x(a), y(b)))                                                              \
-  };                                                                                                            \
+#define KSIM_VECTOR2(V, T, align)                  \
+  struct alignas(align) V {                        \
+    T x, y;                                        \
+    KSIM_AUDITED(V, (T a, T b = {}), (x(a), y(b))) \
+  };                                               \
   KSIM_INLINE constexpr V make_##V(T x, T y) { return {x, y}; }
-#define KSIM_VECTOR4(V, T, align)                                                                               \
-  struct alignas(align) V {                                                                                     \
-    T x, y, z, w;                                                                                               \
-    KSIM_AUDITED(V, (T a, T b = {}, T c = {}, T d = {}), (x(a), y(b), z(c), w(d)))                              \
-  };                                                                                                            \
+#define KSIM_VECTOR4(V, T, align)                                                  \
+  struct alignas(align) V {                                                        \
+    T x, y, z, w;                                                                  \
+    KSIM_AUDITED(V, (T a, T b = {}, T c = {}, T d = {}), (x(a), y(b), z(c), w(d))) \
+  };                                                                               \
   KSIM_INLINE constexpr V make_##V(T x, T y, T z, T w) { return {x, y, z, w}; }
-#define KSIM_VECTORS(name, T)                                                                                   \
-  struct name##1 {                                                                                              \
-    T x;                                                                                                        \
-  };                                                                                                            \
-  KSIM_INLINE constexpr name##1 make_##name##1(T x) { return {x}; }                                             \
-  KSIM_VECTOR2(name##2, T, 2 * sizeof(T))                                                                       \
-  struct name##3 {                                                                                              \
-    T x, y, z;                                                                                                  \
-  };                                                                                                            \
-  KSIM_INLINE constexpr name##3 make_##name##3(T x, T y, T z) { return {x, y, z}; }                             \
+#define KSIM_VECTORS(name, T)                                                       \
+  struct name##1 { T x; };                                                          \
+  KSIM_INLINE constexpr name##1 make_##name##1(T x) { return {x}; }                 \
+  KSIM_VECTOR2(name##2, T, 2 * sizeof(T))                                           \
+  struct name##3 { T x, y, z; };                                                    \
+  KSIM_INLINE constexpr name##3 make_##name##3(T x, T y, T z) { return {x, y, z}; } \
   KSIM_VECTOR4(name##4, T, sizeof(T) < 4 ? 4 * sizeof(T) : 16)
 
 KSIM_VECTORS(char, signed char)

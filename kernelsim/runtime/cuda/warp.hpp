@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
-// What the threads of a warp or block do together (CUDA C++ Programming Guide: "Warp Shuffle Functions", "Warp Vote
-// Functions", "Warp Match Functions", "Warp Reduce Functions", "Synchronization Functions").
+// What the threads of a warp or block do together (CUDA C++ Programming Guide: "Warp Shuffle Functions", "Warp
+// Vote Functions", "Warp Match Functions", "Warp Reduce Functions", "Synchronization Functions").
 //
-// The lanes that a mask names, less those that have returned, must all come, with the same mask and their own bit in
-// it. A value read from a lane that does not take part is undefined on a GPU and poison here.
+// The lanes that a mask names, less those that have returned, must all come, with the same mask and their own
+// bit in it. A value read from a lane that does not take part is undefined on a GPU and poison here.
 #pragma once
 #include "types.hpp"
 
@@ -11,7 +11,9 @@ namespace ksim::cuda {
 
 constexpr unsigned int kFullMask = 0xffffffff;
 
-KSIM_INLINE Call masked(const char *name, unsigned int mask, Where where) { return {name, where, kMasked, mask}; }
+KSIM_INLINE Call masked(const char *name, unsigned int mask, Where where) {
+  return {name, where, kMasked, mask};
+}
 
 template <class F> KSIM_INLINE void each_lane(unsigned int lanes, F f) {
   if (lanes == kFullMask) {
@@ -189,9 +191,9 @@ KSIM_INLINE unsigned int __match_all_sync(unsigned int mask, T value, int *predi
   return *predicate ? alike : 0;
 }
 
-#define KSIM_REDUCE(name, T, Op)                                                                                \
-  KSIM_INLINE T name(unsigned int mask, T value, KSIM_WHERE) {                                                  \
-    return ksim::cuda::reduced<ksim::cuda::Op>(#name, mask, value, where);                                      \
+#define KSIM_REDUCE(name, T, Op)                                           \
+  KSIM_INLINE T name(unsigned int mask, T value, KSIM_WHERE) {             \
+    return ksim::cuda::reduced<ksim::cuda::Op>(#name, mask, value, where); \
   }
 KSIM_REDUCE(__reduce_add_sync, unsigned int, Add)
 KSIM_REDUCE(__reduce_add_sync, int, Add)

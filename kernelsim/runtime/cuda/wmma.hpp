@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
-// mma.h: nvcuda::wmma for half, bfloat16, tf32 and 8-bit integers (CUDA C++ Programming Guide, "Warp Matrix Functions").
+// mma.h: nvcuda::wmma for half, bfloat16, tf32 and 8-bit integers (CUDA C++ Programming Guide, "Warp Matrix
+// Functions").
 //
-// How a fragment lies in the lanes is unspecified; here a lane holds neighbours in row-major order, each element once.
-// Products are exact and added to the accumulator in float, one after another.
+// How a fragment lies in the lanes is unspecified; here a lane holds neighbours in row-major order, each
+// element once. Products are exact and added to the accumulator in float, one after another.
 #pragma once
 #include "bfloat16.hpp"
 #include "half.hpp"
@@ -42,8 +43,7 @@ template <int M, int N, int K> struct extent<accumulator, M, N, K> {
 
 template <class Use, int M, int N, int K, class T, class Layout = void> struct fragment {
   using element_type = typename element_of<T>::type;
-  static constexpr int num_elements =
-      extent<Use, M, N, K>::rows * extent<Use, M, N, K>::columns / ksim::kLanes;
+  static constexpr int num_elements = extent<Use, M, N, K>::rows * extent<Use, M, N, K>::columns / ksim::kLanes;
   static constexpr int num_storage_elements = num_elements;
   element_type x[num_elements];
 };
@@ -66,7 +66,8 @@ KSIM_INLINE void fill_fragment(fragment<Use, M, N, K, T, L> &a, const V &value) 
   for (auto &x : a.x) x = value;
 }
 template <class Use, int M, int N, int K, class T, class L, class E>
-KSIM_INLINE void load_matrix_sync(fragment<Use, M, N, K, T, L> &a, const E *p, unsigned int stride, KSIM_WHERE) {
+KSIM_INLINE void load_matrix_sync(fragment<Use, M, N, K, T, L> &a, const E *p, unsigned int stride,
+                                  KSIM_WHERE) {
   meet("load_matrix_sync", where);
   constexpr bool by_rows = ksim::cuda::same<L, row_major>;
   each_element(a, [&](int i, int row, int column) {
@@ -125,8 +126,8 @@ template <int M, int N, int K, class TA, class TB, class In, class D> void multi
 }
 template <int M, int N, int K, class TD, class TA, class LA, class TB, class LB, class TC>
 KSIM_INLINE void mma_sync(fragment<accumulator, M, N, K, TD> &d, const fragment<matrix_a, M, N, K, TA, LA> &a,
-                          const fragment<matrix_b, M, N, K, TB, LB> &b, const fragment<accumulator, M, N, K, TC> &c,
-                          KSIM_WHERE) {
+                          const fragment<matrix_b, M, N, K, TB, LB> &b,
+                          const fragment<accumulator, M, N, K, TC> &c, KSIM_WHERE) {
   using FD = fragment<accumulator, M, N, K, TD>;
   using In = Operands<FD, fragment<matrix_a, M, N, K, TA, LA>, fragment<matrix_b, M, N, K, TB, LB>,
                       fragment<accumulator, M, N, K, TC>>;
