@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The kernels of matrix.cu against float64 NumPy, through Python and through the C ABI, and what documentation shows."""
+"""The kernels of matrix.cu against float64 NumPy, from Python and through the C ABI; the documentation's examples."""
 
 import ctypes
 import doctest
