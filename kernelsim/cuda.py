@@ -47,6 +47,7 @@ from kernelsim.traffic import Audit
 WHOLE = 64  # kernels that are no templates are compiled together, in a larger file as they are asked for
 HOST = ("cuda/launch.cpp", "cuda/host.cpp", "cuda/device.cpp")
 FLAGS = (
+    "-UNDEBUG",  # which zig c++ defines when it optimises
     "-fdeclspec",  # threadIdx.x is a property
     "-fsigned-char",  # on AArch64 too, so that all machines agree
     "-fno-strict-aliasing",  # kernels read weights through pointers of other types
