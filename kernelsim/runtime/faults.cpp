@@ -149,7 +149,7 @@ void report_signal(Running &w, bool cancelled) {
           w.launch->seconds, w.launch->cuda ? "block" : "threadgroup");
   } else if (w.signal == SIGFPE) {
     kind = kDivision;
-    snprintf(text, sizeof text, "integer division by zero");
+    snprintf(text, sizeof text, "integer division overflows, as INT_MIN / -1 does"); // a zero is found before
   } else if (w.signal == SIGILL || w.signal == SIGTRAP) {
     kind = kTrap;
     snprintf(text, sizeof text, "a trap: an assertion, or code that cannot be reached");
@@ -216,5 +216,9 @@ struct Mismatch {
 void __ubsan_handle_type_mismatch_v1_abort(Mismatch *m, uintptr_t address) {
   fail(kMemory, {m->at.file, int(m->at.line)}, "misaligned address %#llx: %d bytes of alignment are needed",
        (unsigned long long)address, 1 << m->log_align);
+}
+void __ubsan_handle_alignment_assumption_abort(Place *at, uintptr_t address, uintptr_t align, uintptr_t) {
+  fail(kMemory, {at->file, int(at->line)}, "misaligned address %#llx: %llu bytes of alignment are assumed",
+       (unsigned long long)address, (unsigned long long)align);
 }
 }
