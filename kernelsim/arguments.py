@@ -18,13 +18,13 @@ from kernelsim.memory import Guarded
 MAX_BUFFERS = 64  # of one kernel
 Array = np.ndarray[Any, Any]
 
-KINDS = ("", "float", "int", "uint", "bool", "bfloat", "struct")  # Kind of bind.hpp
+KINDS = ("", "float", "int", "uint", "bool", "bfloat", "struct")  # Kind of describe.hpp
 
 
 _KIND = {"float": "f", "int": "i", "uint": "u", "bool": "b"}  # NumPy's
 
 
-class _Description(ctypes.Structure):  # Description of bind.hpp
+class _Description(ctypes.Structure):  # Description of describe.hpp
     _fields_ = [
         ("kind", ctypes.c_int),
         ("bytes", ctypes.c_int),

@@ -40,6 +40,7 @@ from kernelsim.audit import Around, Compulsory
 from kernelsim.audit import build as build_audited
 from kernelsim.audit import launched as audit_of
 from kernelsim.errors import ArgumentError, SourceError
+from kernelsim.host import HostLibrary
 from kernelsim.launch import Grid, Options, three
 from kernelsim.lint import Finding
 from kernelsim.traffic import Audit
@@ -137,15 +138,6 @@ def _is_system_header(name: str) -> bool:
     return True
 
 
-def _file(path: str | Path | None, source: str | None) -> Path:
-    if (path is None) == (source is None):
-        raise ArgumentError("give either path or source")
-    file = toolchain.keep(source, ".cu") if source is not None else Path(path or "")
-    if not file.is_file():
-        raise ArgumentError(f"path: there is no file {file}")
-    return file
-
-
 def _unit(source: cu.Source, target: Arch, entries: Sequence[str] = ()) -> str:
     """The translation unit: CUDA's headers, the rewritten source, the device, an entry for each kernel."""
     d = target.device
@@ -167,7 +159,7 @@ def _entry(number: int, expression: str) -> str:
     return (
         f'extern "C" void ksim_entry_{number}(void *table) '
         f"{{ ksim::cuda::enter({kernel}, static_cast<void **>(table)); }}\n"
-        f'extern "C" const ksim::cuda::Description *ksim_parameters_{number}() '
+        f'extern "C" const ksim::Description *ksim_parameters_{number}() '
         f"{{ return ksim::cuda::describe_all({kernel}); }}\n"
         f'extern "C" unsigned long long ksim_constants_{number}() {{ return ksim::cuda::constants({kernel}); }}\n'
         f'extern "C" int ksim_bounds_{number}() {{ return ksim::cuda::kernel_of({kernel})->max_threads; }}'
@@ -204,7 +196,7 @@ def load(
     Raises:
         SourceError: it cannot be parsed. ToolchainError: no clang++. ArgumentError: an unknown architecture.
     """
-    file, target = _file(path, source), architectures.find(arch)
+    file, target = toolchain.source_file(path, source, ".cu"), architectures.find(arch)
     return Library(file, _preprocess(file, target, include, defines), target, tuple(kernels))
 
 
@@ -216,13 +208,13 @@ def build(
     include: Sequence[str | Path] = (),
     defines: Sequence[str] = (),
     audit: bool = False,
-) -> "HostLibrary":
+) -> HostLibrary:
     """Compiles a .cu file with its host code to a shared library that has the C ABI that nvcc gives it.
 
     Args as load(), and audit: kernelsim.audit.record() can count what its kernels ask of memory. Raises what load()
     raises, and SourceError if it does not compile.
     """
-    file, target = _file(path, source), architectures.find(arch)
+    file, target = toolchain.source_file(path, source, ".cu"), architectures.find(arch)
     rewritten = cu.rewrite(_preprocess(file, target, include, defines), arch)
     return HostLibrary(_compile(_unit(rewritten, target), audited=audit))
 
@@ -287,7 +279,7 @@ class Library:
     @functools.cache  # noqa: B019 - a library lives as long as its kernels
     def _compile(self, names: tuple[str, ...], *, audited: bool) -> tuple[Path, ctypes.CDLL]:
         path = _compile(_unit(self.source, self.arch, names), audited=audited)
-        return path, ctypes.CDLL(str(path))
+        return path, toolchain.load(path)
 
 
 class Kernel:
@@ -409,67 +401,6 @@ class Kernel:
             self(args, **launched)
 
         return audit_of(run, self._library, self._path, compulsory, banks=True)
-
-
-class _Options(ctypes.Structure):  # Options of host.hpp
-    _fields_ = [
-        ("schedule", ctypes.c_int),
-        ("seed", ctypes.c_uint32),
-        ("convergence", ctypes.c_int),
-        ("workers", ctypes.c_int),
-        ("seconds", ctypes.c_double),
-    ]
-
-
-class HostLibrary:
-    """A shared library of host launchers.
-
-    Its path can be given to ctypes, cffi or a linker like that of the library that nvcc makes; it needs the engine's
-    library, which lies beside it in the cache, as nvcc's needs CUDA's runtime. Device memory is memory of the process:
-    launchers may be given NumPy's, or kernelsim.guarded() arrays.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.functions = ctypes.CDLL(str(path))
-        self.functions.ksim_last_error.restype = ctypes.c_char_p
-        self.functions.ksim_last_fault.restype = ctypes.POINTER(launch.Fault)
-        self.configure()
-
-    def configure(self, **options: Any) -> None:
-        """How grids are run from now on, see Options; a fault that nothing worked after is forgotten."""
-        chosen = Options(**arguments.known_options(options))
-        fields = _Options(
-            launch.SCHEDULES.index(chosen.schedule),
-            chosen.seed,
-            launch.CONVERGENCE.index(chosen.convergence),
-            chosen.workers or launch.default_workers(),
-            chosen.time_limit,
-        )
-        self.functions.ksim_configure(ctypes.byref(fields))
-
-    def error(self) -> str:
-        """What went wrong last, with file, line, kernel, block and thread where a kernel did it; "" if nothing did."""
-        fault = self.fault()
-        return str(fault) if fault else str(self.functions.ksim_last_error().decode(errors="replace"))
-
-    def fault(self) -> Exception | None:
-        """The last error as an exception, if it was a kernel's fault."""
-        name = ctypes.c_char_p()
-        found = self.functions.ksim_last_fault(ctypes.byref(name))
-        if not found:
-            return None
-        kernel = (name.value or b"").decode(errors="replace")
-        return launch.as_error(found.contents, kernel, self.path, (), "block")
-
-    def check(self, code: int) -> None:
-        """Raises what a code other than 0, which a launcher has returned, stands for.
-
-        Raises:
-            KernelFault: a kernel did what it must not do. ArgumentError: otherwise, with the error's words.
-        """
-        if code:
-            raise self.fault() or ArgumentError(f"error {code}: {self.error()}")
 
 
 def addresses(*arrays: np.ndarray[Any, Any]) -> tuple[ctypes.c_void_p, ...]:

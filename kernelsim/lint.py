@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from kernelsim.attributes import SPACES
 from kernelsim.tokens import Tokens, closing, following, is_attribute, preceding, tokenize, word
 
-_SPACES = ("device", "constant", "thread", "threadgroup", "ray_data", "object_data", "threadgroup_imageblock")
 _REFUSED = {
     "double": "MSL has no double",
     "goto": "MSL has no goto",
@@ -88,14 +88,14 @@ def _pointer(tokens: Tokens, i: int) -> str:
         type_ = preceding(tokens, type_)
     if word(tokens, type_) == ">":
         return ""  # a template's arguments may be anything; the address-space pass sees what comes of it
-    if type_ < 0 or tokens[type_][0] != "name" or tokens[type_][1] in (*_NOT_TYPES, *_SPACES):
+    if type_ < 0 or tokens[type_][0] != "name" or tokens[type_][1] in (*_NOT_TYPES, *SPACES):
         return ""
     start = preceding(tokens, type_)
     while word(tokens, start) == "::":
         start = preceding(tokens, preceding(tokens, start))
     qualified = False
-    while word(tokens, start) in (*_QUALIFIERS, *_SPACES, "static", "constexpr", "unsigned", "typename"):
-        qualified |= word(tokens, start) in _SPACES
+    while word(tokens, start) in (*_QUALIFIERS, *SPACES, "static", "constexpr", "unsigned", "typename"):
+        qualified |= word(tokens, start) in SPACES
         start = preceding(tokens, start)
     if qualified or not _declares(tokens, start, i):
         return ""
@@ -121,7 +121,7 @@ def _is_parameter(tokens: Tokens, i: int) -> bool:
         depth += (tokens[j][1] == ")") - (tokens[j][1] == "(")
         if depth < 0:
             behind = following(tokens, closing(tokens, j))
-            while word(tokens, behind) in ("const", *_SPACES):
+            while word(tokens, behind) in ("const", *SPACES):
                 behind = following(tokens, behind)
             return word(tokens, behind) == "{"
         if tokens[j][1] in (";", "{", "}"):

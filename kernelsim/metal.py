@@ -82,13 +82,7 @@ def load(
     Raises:
         SourceError: it cannot be parsed. ToolchainError: no clang++. ArgumentError: neither path nor source.
     """
-    if (path is None) == (source is None):
-        raise ArgumentError("load() takes either path or source")
-    if source is not None:
-        path = toolchain.keep(source, ".metal")
-    file = Path(path or "")
-    if not file.is_file():
-        raise ArgumentError(f"path: there is no file {file}")
+    file = toolchain.source_file(path, source, ".metal")
     compiler = toolchain.find()
     preprocessed = _preprocess(compiler, file, include, defines, version)
     return Library(file, preprocessed, compiler, kernels)

@@ -5,14 +5,19 @@ What MSL has and C++ has not is taken out on the level of tokens: address spaces
 with [[host_name]], function constants, threadgroup variables. Types are left to the compiler.
 """
 
-import ast
-import operator
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from kernelsim.attributes import (
+    SPACES,
+    Parameter,
+    function_constant,
+    has,
+    max_threads_of,
+    parameters_of,
+    string_of,
+)
 from kernelsim.errors import SourceError
-from kernelsim.launch import SLOTS
 from kernelsim.lint import Finding
 from kernelsim.tokens import (
     Tokens,
@@ -36,32 +41,8 @@ from kernelsim.tokens import (
     word,
 )
 
-BUILTINS = (
-    *("thread_position_in_grid", "thread_position_in_threadgroup", "threadgroup_position_in_grid"),
-    *("threads_per_threadgroup", "threadgroups_per_grid", "threads_per_grid", "grid_origin", "grid_size"),
-    *("thread_index_in_threadgroup", "thread_index_in_simdgroup", "thread_index_in_quadgroup"),
-    *("simdgroup_index_in_threadgroup", "quadgroup_index_in_threadgroup", "threads_per_simdgroup"),
-    *("simdgroups_per_threadgroup", "quadgroups_per_threadgroup", "thread_execution_width"),
-    *("dispatch_threads_per_threadgroup", "dispatch_simdgroups_per_threadgroup"),
-    "dispatch_quadgroups_per_threadgroup",
-)
-_SPACES = ("device", "constant", "thread", "threadgroup", "ray_data", "object_data", "threadgroup_imageblock")
 _SWIZZLE = re.compile(r"\.\s*([xyzw]{2,4}|[rgba]{1,4})\b(?!\s*\()")
 _TYPES = ("struct", "class", "union")
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """Of a kernel: `kind` is buffer, threadgroup or the name of a builtin such as thread_position_in_grid.
-
-    A buffer is optional when a function constant says whether it is there.
-    """
-
-    kind: str
-    index: int
-    name: str
-    const: bool
-    optional: bool
 
 
 @dataclass
@@ -123,7 +104,7 @@ class _Rewriter:
         self.seen: dict[tuple[int, str], str] = {}  # bodies by scope and head
         self.shared_count = 0
         self.variable: set[str] = set()  # names of function constants, and of what is derived from them
-        names = dict.fromkeys(_SPACES, "")
+        names = dict.fromkeys(SPACES, "")
         names["constant"] = "const"
         opencl = {"device": "__global", "constant": "__constant", "threadgroup": "__local", "thread": "__private"}
         self.keywords = {**names, **opencl} if keep_spaces else names
@@ -216,9 +197,7 @@ class _Rewriter:
         key = (self.scopes[-1].number, re.sub(r"\b(const )+", "const ", words))  # constant became const
         code = ""
         if body is not None:
-            code = "".join(
-                now for _, now in solid(self.tokens[body : closing(self.tokens, body)]) if now not in _SPACES
-            )
+            code = "".join(now for _, now in solid(self.tokens[body : closing(self.tokens, body)]) if now not in SPACES)
         found = key in self.seen
         if self.seen.setdefault(key, code) != code:
             file, _, number = place(self.tokens, body or 0).rpartition(":")
@@ -242,13 +221,13 @@ class _Rewriter:
     def kernel(self, start: int, i: int) -> int:
         """A kernel function: `kernel void f(...)`, `[[kernel]] void f(...)`, attributes between and before them."""
         behind = i
-        max_threads = _max_threads(self.tokens[start:i])
-        host_name = _string(self.attributes_before(start), "host_name")
+        max_threads = max_threads_of(self.tokens[start:i])
+        host_name = string_of(self.attributes_before(start), "host_name")
         while word(self.tokens, following(self.tokens, behind - 1)) == "[":
             behind = following(self.tokens, behind - 1)
             end = closing(self.tokens, behind)
-            max_threads = max_threads or _max_threads(self.tokens[behind:end])
-            host_name = host_name or _string(self.tokens[behind:end], "host_name")
+            max_threads = max_threads or max_threads_of(self.tokens[behind:end])
+            host_name = host_name or string_of(self.tokens[behind:end], "host_name")
             behind = end + 1
         result = following(self.tokens, behind - 1)
         name = following(self.tokens, result)
@@ -257,9 +236,9 @@ class _Rewriter:
             self.out.append(line_ends(self.tokens[start:i]))
             return i
         end = closing(self.tokens, parameters)
-        max_threads = max_threads or _max_threads(self.attributes_before(start))
+        max_threads = max_threads or max_threads_of(self.attributes_before(start))
         function = self.qualified(self.tokens[name][1])
-        self.definitions.setdefault(function, (_parameters(self.tokens, parameters + 1, end), max_threads))
+        self.definitions.setdefault(function, (parameters_of(self.tokens, parameters + 1, end), max_threads))
         is_template = without_templates(solid(self.out[declaration_start(self.out) :])) == []
         is_template &= word(self.out, preceding(self.out, len(self.out))) == ">"
         if not is_template:
@@ -286,7 +265,7 @@ class _Rewriter:
         host_name = ""
         while is_attribute(self.tokens, rest):
             behind = closing(self.tokens, rest)
-            host_name = host_name or _string(self.tokens[rest:behind], "host_name")
+            host_name = host_name or string_of(self.tokens[rest:behind], "host_name")
             rest = following(self.tokens, behind)
         declared = solid(self.tokens[rest:end])
         parameters = ""
@@ -365,7 +344,7 @@ class _Rewriter:
         if self.scopes[-1].declares:
             raise SourceError(f"{place(self.tokens, i)}: a threadgroup variable is declared inside of a kernel")
         end = statement_end(self.tokens, i)
-        declaration = [t for t in self.tokens[i + 1 : end] if t[1] not in _SPACES]
+        declaration = [t for t in self.tokens[i + 1 : end] if t[1] not in SPACES]
         parts = [_without_initialiser(part) for part in split(declaration)]  # which has no effect
         names = [declared_name(part) for part in parts]
         declaration = [t for n, part in enumerate(parts) for t in [("op", ",")][: n > 0] + part]
@@ -380,11 +359,11 @@ class _Rewriter:
         """A function constant, or one derived from it, becomes a variable that a launch sets. 0 if it is neither."""
         end = statement_end(self.tokens, i)
         declaration = self.tokens[i + 1 : end]
-        if any(now == "(" for _, now in _before_equals(declaration)) and not _has(declaration, "function_constant"):
+        if any(now == "(" for _, now in _before_equals(declaration)) and not has(declaration, "function_constant"):
             return 0
         name, derive = declared_name(declaration), ""
-        if _has(declaration, "function_constant"):
-            plain, number = _without_attribute(declaration)
+        if has(declaration, "function_constant"):
+            plain, number = function_constant(declaration)
             name = declared_name(plain)
             self.source.constants[number] = self.qualified(name)
             defined = f"static bool ksim_defined_{name} = false; "
@@ -399,7 +378,7 @@ class _Rewriter:
         self.variable.add(name)
         while self.out and word(self.out, preceding(self.out, len(self.out))) in ("static", "const", "constexpr"):
             del self.out[preceding(self.out, len(self.out)) :]
-        kept = [t for t in plain if t[1] not in ("const", "constexpr", "static", *_SPACES)]
+        kept = [t for t in plain if t[1] not in ("const", "constexpr", "static", *SPACES)]
         variable = f"{defined}static {text(kept).strip()}{{}}{derive}"
         if self.keep:
             variable = f"__constant {text(kept).strip()} = {{}}"
@@ -430,104 +409,3 @@ def _without_initialiser(declarator: Tokens) -> Tokens:
             if depth == 0 and now in "={":
                 return declarator[:n]
     return declarator
-
-
-def _has(tokens: Tokens, name: str) -> bool:
-    return any(now == name for _, now in tokens)
-
-
-def _without_attribute(declaration: Tokens) -> tuple[Tokens, int]:
-    """The declaration of a function constant without its attribute, and its index."""
-    start = next(n for n in range(len(declaration)) if is_attribute(declaration, n))
-    end = closing(declaration, start)
-    return declaration[:start] + declaration[end + 1 :], _index(declaration[start:end], "function_constant")
-
-
-def _index(attribute: Tokens, name: str) -> int:
-    """n of name(n), where n is an expression of literal numbers."""
-    words = solid(attribute)
-    at = next(n for n, (_, now) in enumerate(words) if now == name) + 1
-    expression = text(words[at + 1 : closing(words, at)])
-    try:
-        value = _value(ast.parse(_python(expression), mode="eval").body)
-    except (SyntaxError, ValueError):
-        value = -1
-    if not 0 <= value < _INDICES.get(name, 1 << 16):
-        raise SourceError(f"[[{name}({expression})]]: the index is not a small number")
-    return value
-
-
-_INDICES = {"buffer": 31, "threadgroup": SLOTS}
-_OPERATIONS: dict[type[ast.operator], Callable[[int, int], int]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-}
-
-
-def _python(expression: str) -> str:
-    """C's numbers as Python's: 01 is 0o1, 7u is 7."""
-    plain = re.sub(r"(?<=[0-9a-fA-F])[uUlL]+\b", "", expression)
-    return re.sub(r"\b0+(?=[0-7]+\b)", "0o", plain).strip()
-
-
-def _value(node: ast.expr) -> int:
-    """Of an expression of numbers with + - *; ValueError for any other."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, int):
-        return node.value
-    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
-        return _OPERATIONS[type(node.op)](_value(node.left), _value(node.right))
-    raise ValueError
-
-
-def _string(attribute: Tokens, name: str) -> str:
-    """The string of name("string"), "" if there is none; literals side by side are one."""
-    words = solid(attribute)
-    at = next((n for n, (_, now) in enumerate(words) if now == name), None)
-    if at is None:
-        return ""
-    literals = words[at + 2 : closing(words, at + 1)]
-    return "".join(now[1:-1] for kind, now in literals if kind == "string")
-
-
-def _max_threads(attributes: Tokens) -> int | None:
-    """n of max_total_threads_per_threadgroup(n), where it does not depend on a template's parameters."""
-    name = "max_total_threads_per_threadgroup"
-    try:
-        return _index(attributes, name) if _has(attributes, name) else None
-    except SourceError:
-        return None
-
-
-def _parameters(tokens: Tokens, first: int, end: int) -> list[Parameter]:
-    found: list[Parameter] = []
-    free = {"buffer": 0, "threadgroup": 0}
-    for part in split(tokens[first:end]):
-        kind, index, declaration = "", -1, Tokens()
-        i = 0
-        while i < len(part):
-            if is_attribute(part, i):
-                behind = closing(part, i)
-                attribute = part[i:behind]
-                for name in ("buffer", "threadgroup"):
-                    if _has(attribute, name):
-                        kind, index = name, _index(attribute, name)
-                kind = next((now for _, now in attribute if now in BUILTINS), kind)
-                i = behind + 1
-            else:
-                declaration.append(part[i])
-                i += 1
-        words = [now for _, now in solid(declaration)]
-        if words in ([], ["void"]):
-            continue
-        if not kind and {"*", "&", "["} & set(words):
-            kind = "threadgroup" if "threadgroup" in words else "buffer"
-        if not kind:
-            raise SourceError(f"{place(tokens, first)}: a kernel's parameter has no attribute: {text(part).strip()}")
-        if kind in free:
-            index = free[kind] if index < 0 else index
-            free[kind] = index + 1
-        name = declared_name(declaration)
-        const = "const" in words or "constant" in words
-        found.append(Parameter(kind, index, name, const, optional=_has(part, "function_constant")))
-    return found

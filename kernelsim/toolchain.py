@@ -20,7 +20,7 @@ from pathlib import Path
 
 import platformdirs
 
-from kernelsim.errors import SourceError, ToolchainError
+from kernelsim.errors import ArgumentError, SourceError, ToolchainError
 
 RUNTIME = Path(__file__).parent / "runtime"
 OLDEST = 17  # the first with _Float16 on every x86-64 and complete C++20 templates; Apple's 16 is LLVM's 17
@@ -233,6 +233,20 @@ def keep(source: str, suffix: str) -> Path:
     if not path.exists():
         write(path, source)
     return path
+
+
+def source_file(path: str | Path | None, source: str | None, suffix: str) -> Path:
+    """The file of a source that is given by its path or as text.
+
+    Raises:
+        ArgumentError: it is given as neither or both, or there is no such file.
+    """
+    if (path is None) == (source is None):
+        raise ArgumentError("give either path or source")
+    file = keep(source, suffix) if source is not None else Path(path or "")
+    if not file.is_file():
+        raise ArgumentError(f"path: there is no file {file}")
+    return file
 
 
 def stubs(name: str, headers: Mapping[str, str]) -> Path:

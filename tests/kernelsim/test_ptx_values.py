@@ -2,48 +2,14 @@
 """Instructions that compute values, each against the ISA's definition in Python integers, fractions or NumPy."""
 
 import math
-import operator
 from fractions import Fraction
 
 import ml_dtypes
 import numpy as np
 import pytest
+from operands import COUNT, TYPES, inputs, signed, sixteen
 
 from kernelsim import cuda
-
-COUNT = 1024
-TYPES = {
-    "h": ("uint16_t", np.uint16, "h"), "r": ("uint32_t", np.uint32, "r"), "l": ("uint64_t", np.uint64, "l"),
-    "f": ("float", np.float32, "f"), "d": ("double", np.float64, "d"),
-}  # fmt: skip
-EDGES = {
-    "h": [0, 1, 2, 0x7FFF, 0x8000, 0x8001, 0xFFFF, 0xFFFE, 0xFF, 0x100],
-    "r": [0, 1, 2, 3, 31, 32, 33, 255, 0x7FFFFFFF, 0x80000000, 0x80000001, 0xFFFFFFFF, 0xFFFFFF, 0x800000, 0xFFFF8000],
-    "l": [0, 1, 63, 64, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1],
-    "f": [0, -0.0, 1, -1, 0.5, 1.5, 2.5, -2.5, 3, 1e-45, -1e-45, 1.1754942e-38, 1.17549435e-38, 3.4028235e38, np.inf,
-          -np.inf, np.nan, 1e20, -1e20, 2.0**31, -(2.0**31), 2.0**32, 16777217, 0.1, 1 + 2**-23],
-    "d": [0, -0.0, 1, -1, 0.5, 2.5, 1e-300, 1e300, np.inf, -np.inf, np.nan, 5e-324, 2.0**63, 2.0**64, 0.1],
-}  # fmt: skip
-
-
-def inputs(kind, seed):
-    rng = np.random.default_rng(seed)
-    dtype = TYPES[kind][1]
-    if kind in "fd":
-        values = rng.standard_normal(COUNT) * 2.0 ** rng.integers(-30, 30, COUNT)
-    else:
-        bits = np.dtype(dtype).itemsize * 8
-        values = rng.integers(0, 2**64, COUNT, np.uint64) >> rng.integers(64 - bits, 64, COUNT).astype(np.uint64)
-    out = values.astype(dtype)
-    edges = np.array(EDGES[kind], dtype)
-    out[: len(edges) ** 2 : len(edges)] = edges[: len(out[: len(edges) ** 2 : len(edges)])]
-    for n, at in enumerate(rng.permutation(COUNT)[: 16 * len(edges)]):  # edges meet edges of other operands
-        out[at] = edges[n % len(edges)]
-    return out
-
-
-def signed(x, bits):
-    return x - (1 << bits) if x >> (bits - 1) else x
 
 
 def clamp(x, bits):
@@ -294,10 +260,6 @@ FLOATS = [
 ]  # fmt: skip
 
 
-def sixteen(bits, bfloat=False):
-    return float(np.array([bits], np.uint16).view(ml_dtypes.bfloat16 if bfloat else np.float16)[0])
-
-
 def to_sixteen(x, mode="rn", bfloat=False):
     """A number, exact as a fraction or f64, to the code of f16 or bf16."""
     dtype = ml_dtypes.bfloat16 if bfloat else np.float16
@@ -425,79 +387,3 @@ def test_values(library, n):
     wrong = np.flatnonzero(~same(y, expected))
     assert not wrong.size, [(rows[i], y[i], expected[i]) for i in wrong[:5]]
     return None
-
-
-# ---- Predicates
-
-ORDERED = {
-    "eq": operator.eq,
-    "ne": operator.ne,
-    "lt": operator.lt,
-    "le": operator.le,
-    "gt": operator.gt,
-    "ge": operator.ge,
-}
-
-
-def comparison(name, a, b):
-    """CmpOp of the ISA."""
-    unordered = math.isnan(a) or math.isnan(b)
-    if name in ("num", "nan"):
-        return unordered == (name == "nan")
-    if name in ("lo", "ls", "hi", "hs"):
-        return ORDERED[{"lo": "lt", "ls": "le", "hi": "gt", "hs": "ge"}[name]](a, b)
-    return name.endswith("u") if unordered else ORDERED[name.removesuffix("u")](a, b)
-
-
-@pytest.mark.parametrize(("kind", "type_"), [("f", "f32"), ("r", "s32"), ("r", "u32"), ("h", "f16")])
-def test_setp_and_selp(kind, type_):
-    a, b = inputs(kind, 1), inputs(kind, 2)
-    b[::3] = a[::3]
-    names = [
-        *ORDERED,
-        *{"u": ("lo", "ls", "hi", "hs"), "f": (*(n + "u" for n in ORDERED), "num", "nan")}.get(type_[0], ()),
-    ]
-    lines = "".join(
-        f'asm("{{ .reg .pred p, q; setp.{name}.{type_} p|q, %1, %2; selp.u32 %0, 1, 2, p; @q add.u32 %0, %0, 2; }}"'
-        f' : "=r"(r) : "{kind}"(a[i]), "{kind}"(b[i])); y[{COUNT} * {n} + i] = r;\n'
-        for n, name in enumerate(names)
-    )
-    source = (
-        f"#include <stdint.h>\n__global__ void k(const {TYPES[kind][0]}* a, const {TYPES[kind][0]}* b, uint32_t* y)"
-        f"{{ const int i = blockIdx.x * 64 + threadIdx.x; uint32_t r;\n{lines}}}\n"
-    )
-    y = np.zeros((len(names), COUNT), np.uint32)
-    cuda.load(source=source).kernel("k")([a, b, y], grid=COUNT // 64, block=64)
-    value = {"f32": float, "s32": lambda x: signed(int(x), 32), "u32": int, "f16": sixteen}[type_]
-    for n, name in enumerate(names):
-        expected = [1 if comparison(name, value(p), value(q)) else 4 for p, q in zip(a, b, strict=True)]
-        np.testing.assert_array_equal(y[n], expected, name)
-
-
-def test_division_by_zero_is_a_fault():
-    source = '__global__ void k(int* y) { asm("div.s32 %0, 1, %1;" : "=r"(*y) : "r"(*y)); }'
-    with pytest.raises(Exception, match="integer division by zero"):
-        cuda.load(source=source).kernel("k")([np.zeros(1, np.int32)], grid=1, block=1)
-
-
-@pytest.mark.parametrize(
-    ("opcode", "function", "bound"),
-    [  # the ISA's bounds are looser
-        ("ex2.approx.f32", np.exp2, 1e-6),
-        ("lg2.approx.f32", np.log2, 1e-6),
-        ("rcp.approx.f32", lambda x: 1 / x, 1e-6),
-        ("rsqrt.approx.f32", lambda x: 1 / np.sqrt(x), 1e-6),
-        ("sqrt.rn.f32", np.sqrt, 6e-8),
-        ("sin.approx.f32", np.sin, 1e-6),
-        ("tanh.approx.f32", np.tanh, 1e-6),
-    ],
-)
-def test_functions(opcode, function, bound):
-    x = np.linspace(0.01, 20, COUNT).astype(np.float32)
-    y = np.zeros(COUNT, np.float32)
-    source = (
-        "__global__ void k(float* y, const float* x) { const int i = blockIdx.x * 64 + threadIdx.x;"
-        f' asm("{opcode} %0, %1;" : "=f"(y[i]) : "f"(x[i])); }}'
-    )
-    cuda.load(source=source).kernel("k")([y, x], grid=COUNT // 64, block=64)
-    np.testing.assert_allclose(y, function(x.astype(np.float64)), rtol=bound, atol=bound)

@@ -5,25 +5,11 @@
 //
 // The table holds pointers as they are, and the addresses of what is passed by value.
 #pragma once
+#include "../describe.hpp"
 #include "atomic.hpp"
 #include "launch.hpp"
 
 namespace ksim::cuda {
-
-enum Kind : int {
-  kEnd, // of a list
-  kFloat,
-  kInt,
-  kUint,
-  kBool,
-  kBfloat,
-  kStruct, // whatever it is: structs, and bytes
-};
-struct Description { // mirrored in arguments.py
-  Kind kind;
-  int bytes, components; // of a scalar or struct, and how many of them make one element
-  int pointer;           // to an array of elements; else one element
-};
 
 template <class V> struct Components {
   static constexpr int count = 1;

@@ -8,6 +8,7 @@
 //
 // `a` is a table of the addresses of the buffers.
 #pragma once
+#include "../describe.hpp"
 #include "atomic.hpp"
 #include "matrix.hpp"
 
@@ -120,21 +121,6 @@ template <class P> KSIM_INLINE auto builtin(Builtin which) {
 }
 
 // ---- What a parameter takes, for the launcher to check
-
-enum Kind : int {
-  kNone, // ends a list
-  kFloat,
-  kInt,
-  kUint,
-  kBool,
-  kBfloat,
-  kStruct, // whatever it is: structs, and bytes
-};
-struct Description { // mirrored in arguments.py
-  Kind kind;
-  int bytes, components; // of a scalar or struct, and how many of them make one element
-  int pointer;           // to an array of elements; else one element
-};
 
 template <class T> struct ScalarOf { // and how many of them
   using type = T;

@@ -38,8 +38,10 @@ struct Dim {
 struct Where {};
 inline constexpr Where here() { return {}; }
 
+struct Call;
 struct Lanes {
   uint32_t active;
+  const Call *call;
   template <class T> bool has(T lane) const;
   template <class T> const T &arg(int lane) const;
   template <class T> T &result(int lane) const;

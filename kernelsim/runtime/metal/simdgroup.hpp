@@ -37,7 +37,6 @@ template <class T, class In> KSIM_INLINE T meet(Together fn, In in, const Call &
 template <class T> struct Shuffled {
   T data, fill;      // fill: of the _and_fill_ variants
   ushort by, modulo; // by: lane, delta or mask
-  Call call;
 };
 
 // Which lane of its group a lane reads from. Where there is none it keeps its own value, or that is undefined.
@@ -73,8 +72,8 @@ template <class T> KSIM_INLINE void demand_uniform(const Lanes &lanes) {
     if (!lanes.has(i)) continue;
     const auto &b = lanes.arg<Shuffled<T>>(i);
     if (a.by == b.by && a.modulo == b.modulo) continue;
-    fail(kUndefined, b.call.where, "%s: %d in lane %d, but %d in lane %d; it must be the same in all",
-         b.call.name, a.by, first, b.by, i);
+    fail(kUndefined, lanes.call->where, "%s: %d in lane %d, but %d in lane %d; it must be the same in all",
+         lanes.call->name, a.by, first, b.by, i);
   }
 }
 
@@ -105,7 +104,7 @@ template <class T, class From, int kWidth> void shuffle_and_fill(Lanes &lanes) {
     const auto &mine = lanes.arg<Shuffled<T>>(i);
     const int modulo = mine.modulo;
     if (modulo < 2 || modulo > kWidth || modulo & (modulo - 1))
-      fail(kUndefined, mine.call.where, "%s: modulo is %d, no power of two from 2 to %d", mine.call.name,
+      fail(kUndefined, lanes.call->where, "%s: modulo is %d, no power of two from 2 to %d", lanes.call->name,
            modulo, kWidth);
     const int from = From::source(i & (modulo - 1), mine.by, modulo);
     const int wrapped = (i & -modulo) + (from & (modulo - 1));
@@ -265,7 +264,7 @@ KSIM_INLINE void atomic_thread_fence(mem_flags, memory_order, thread_scope = thr
   template <class T> KSIM_INLINE T name(T data, ushort by, ksim::Where where = ksim::here()) { \
     const ksim::Call call = ksim::meeting<width>(#name, where);                                \
     return ksim::meet<T>(ksim::shuffle<T, ksim::From, width, uniform>,                         \
-                         ksim::Shuffled<T>{data, data, by, width, call}, call);                \
+                         ksim::Shuffled<T>{data, data, by, width}, call);                      \
   }
 #define KSIM_FILL(name, width, From)                                                                       \
   template <class T>                                                                                       \
@@ -273,7 +272,7 @@ KSIM_INLINE void atomic_thread_fence(mem_flags, memory_order, thread_scope = thr
                      ksim::Where where = ksim::here()) {                                                   \
     const ksim::Call call = ksim::meeting<width>(#name, where);                                            \
     return ksim::meet<T>(ksim::shuffle_and_fill<T, ksim::From, width>,                                     \
-                         ksim::Shuffled<T>{data, filling_data, delta, modulo, call}, call);                \
+                         ksim::Shuffled<T>{data, filling_data, delta, modulo}, call);                      \
   }                                                                                                        \
   template <class T>                                                                                       \
   KSIM_INLINE T name(T data, ksim::same<T> filling_data, ushort delta, ksim::Where where = ksim::here()) { \

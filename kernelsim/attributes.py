@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: MIT
+"""What Metal's keywords and [[attributes]] say: address spaces, builtins, and the parameters of a kernel."""
+
+import ast
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kernelsim.errors import SourceError
+from kernelsim.launch import SLOTS
+from kernelsim.tokens import Tokens, closing, declared_name, is_attribute, place, solid, split, text
+
+SPACES = ("device", "constant", "thread", "threadgroup", "ray_data", "object_data", "threadgroup_imageblock")
+BUILTINS = (
+    *("thread_position_in_grid", "thread_position_in_threadgroup", "threadgroup_position_in_grid"),
+    *("threads_per_threadgroup", "threadgroups_per_grid", "threads_per_grid", "grid_origin", "grid_size"),
+    *("thread_index_in_threadgroup", "thread_index_in_simdgroup", "thread_index_in_quadgroup"),
+    *("simdgroup_index_in_threadgroup", "quadgroup_index_in_threadgroup", "threads_per_simdgroup"),
+    *("simdgroups_per_threadgroup", "quadgroups_per_threadgroup", "thread_execution_width"),
+    *("dispatch_threads_per_threadgroup", "dispatch_simdgroups_per_threadgroup"),
+    "dispatch_quadgroups_per_threadgroup",
+)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """Of a kernel: `kind` is buffer, threadgroup or the name of a builtin such as thread_position_in_grid.
+
+    A buffer is optional when a function constant says whether it is there.
+    """
+
+    kind: str
+    index: int
+    name: str
+    const: bool
+    optional: bool
+
+
+def has(tokens: Tokens, name: str) -> bool:
+    return any(now == name for _, now in tokens)
+
+
+def function_constant(declaration: Tokens) -> tuple[Tokens, int]:
+    """The declaration of a function constant without its attribute, and its index."""
+    start = next(n for n in range(len(declaration)) if is_attribute(declaration, n))
+    end = closing(declaration, start)
+    return declaration[:start] + declaration[end + 1 :], _index(declaration[start:end], "function_constant")
+
+
+def _index(attribute: Tokens, name: str) -> int:
+    """n of name(n), where n is an expression of literal numbers."""
+    words = solid(attribute)
+    at = next(n for n, (_, now) in enumerate(words) if now == name) + 1
+    expression = text(words[at + 1 : closing(words, at)])
+    try:
+        value = _value(ast.parse(_python(expression), mode="eval").body)
+    except (SyntaxError, ValueError):
+        value = -1
+    if not 0 <= value < _INDICES.get(name, 1 << 16):
+        raise SourceError(f"[[{name}({expression})]]: the index is not a small number")
+    return value
+
+
+_INDICES = {"buffer": 31, "threadgroup": SLOTS}
+_OPERATIONS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+}
+
+
+def _python(expression: str) -> str:
+    """C's numbers as Python's: 01 is 0o1, 7u is 7."""
+    plain = re.sub(r"(?<=[0-9a-fA-F])[uUlL]+\b", "", expression)
+    return re.sub(r"\b0+(?=[0-7]+\b)", "0o", plain).strip()
+
+
+def _value(node: ast.expr) -> int:
+    """Of an expression of numbers with + - *; ValueError for any other."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return node.value
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
+        return _OPERATIONS[type(node.op)](_value(node.left), _value(node.right))
+    raise ValueError
+
+
+def string_of(attribute: Tokens, name: str) -> str:
+    """The string of name("string"), "" if there is none; literals side by side are one."""
+    words = solid(attribute)
+    at = next((n for n, (_, now) in enumerate(words) if now == name), None)
+    if at is None:
+        return ""
+    literals = words[at + 2 : closing(words, at + 1)]
+    return "".join(now[1:-1] for kind, now in literals if kind == "string")
+
+
+def max_threads_of(attributes: Tokens) -> int | None:
+    """n of max_total_threads_per_threadgroup(n), where it does not depend on a template's parameters."""
+    name = "max_total_threads_per_threadgroup"
+    try:
+        return _index(attributes, name) if has(attributes, name) else None
+    except SourceError:
+        return None
+
+
+def parameters_of(tokens: Tokens, first: int, end: int) -> list[Parameter]:
+    found: list[Parameter] = []
+    free = {"buffer": 0, "threadgroup": 0}
+    for part in split(tokens[first:end]):
+        kind, index, declaration = "", -1, Tokens()
+        i = 0
+        while i < len(part):
+            if is_attribute(part, i):
+                behind = closing(part, i)
+                attribute = part[i:behind]
+                for name in ("buffer", "threadgroup"):
+                    if has(attribute, name):
+                        kind, index = name, _index(attribute, name)
+                kind = next((now for _, now in attribute if now in BUILTINS), kind)
+                i = behind + 1
+            else:
+                declaration.append(part[i])
+                i += 1
+        words = [now for _, now in solid(declaration)]
+        if words in ([], ["void"]):
+            continue
+        if not kind and {"*", "&", "["} & set(words):
+            kind = "threadgroup" if "threadgroup" in words else "buffer"
+        if not kind:
+            raise SourceError(f"{place(tokens, first)}: a kernel's parameter has no attribute: {text(part).strip()}")
+        if kind in free:
+            index = free[kind] if index < 0 else index
+            free[kind] = index + 1
+        name = declared_name(declaration)
+        const = "const" in words or "constant" in words
+        found.append(Parameter(kind, index, name, const, optional=has(part, "function_constant")))
+    return found
