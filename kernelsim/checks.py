@@ -2,7 +2,9 @@
 """Checks by request: schedules that must agree, address spaces, and what Apple's compiler refuses."""
 
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -81,7 +83,7 @@ def address_spaces(preprocessed: str, kernels: Iterable[str] | None = None) -> l
     text = "\n".join([*lines, '# 1 "instantiations"', *instances])
     file = toolchain.keep(text, ".clcpp")
     try:
-        toolchain.find().run(*_OPENCL, f"-I{toolchain.RUNTIME}", str(file))
+        toolchain.find().driver.run(*_OPENCL, f"-I{toolchain.RUNTIME}", str(file))
     except SourceError as error:
         return _findings(str(error))
     return []
@@ -91,7 +93,10 @@ def recursion(translation_unit: str, flags: Sequence[str]) -> list[Finding]:
     """Functions that call themselves, or each other in a circle, by the calls in the code made of them."""
     file = toolchain.keep(translation_unit, ".cpp")
     flags = [flag for flag in (*toolchain.BASE_FLAGS, *flags) if "sanitize" not in flag]
-    code = toolchain.find().run(*flags, "-O0", "-S", "-emit-llvm", str(file), "-o", "-")
+    with tempfile.TemporaryDirectory() as folder:  # zig c++ does not write to standard output
+        output = Path(folder) / "unit.ll"
+        toolchain.find().run(*flags, "-O0", "-S", "-emit-llvm", str(file), "-o", str(output))
+        code = output.read_text(errors="surrogateescape")
     files = dict(re.findall(r'^(!\d+) = !DIFile\(filename: "([^"]*)"', code, re.MULTILINE))
     pattern = r'^(!\d+) = distinct !DISubprogram\(name: "([^"]*)".*?file: (!\d+), line: (\d+)'
     subprograms = {

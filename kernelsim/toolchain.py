@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import platformdirs
@@ -39,6 +39,11 @@ class Toolchain:
     @property
     def is_zig(self) -> bool:
         return "ziglang" in self.command
+
+    @property
+    def driver(self) -> "Toolchain":
+        """clang's own driver, which takes languages that zig's does not know."""
+        return replace(self, command=(*self.command[:-1], "clang")) if self.is_zig else self
 
     def run(self, *arguments: str, stdin: str | None = None) -> str:
         """Its standard output; raises SourceError with its messages when it fails."""

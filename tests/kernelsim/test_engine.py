@@ -130,7 +130,7 @@ def test_faults_name_line_kernel_and_thread(engine, kernel, kind, message):
     line = next(n for n, text in enumerate(SOURCE.read_text().splitlines(), 1) if f"void {kernel}(" in text)
     assert (fault.kernel, fault.kind, fault.group, fault.thread) == (kernel, kind, (0, 0, 0), (0, 0, 0))
     assert fault.line is not None
-    assert abs(fault.line - line) <= 4
+    assert abs(fault.line - line) <= 6  # or what it calls
     assert f"{kernel}: " in str(fault)
 
 
