@@ -27,7 +27,7 @@ from kernelsim import arguments, checks, msl, toolchain
 from kernelsim.arguments import Described
 from kernelsim.audit import Compulsory, launched
 from kernelsim.audit import build as build_audited
-from kernelsim.errors import ArgumentError
+from kernelsim.errors import ArgumentError, SourceError
 from kernelsim.launch import SLOTS, Grid, Options, run, three
 from kernelsim.lint import Finding, lint
 from kernelsim.traffic import Audit
@@ -130,12 +130,17 @@ class Library:
         """What Apple's compiler would refuse, in all kernels or these: lint(), address_spaces() and recursion.
 
         Raises:
-            SourceError: it does not compile at all.
+            SourceError: it does not compile, for a reason that is none of these.
         """
         names = tuple(kernels or self.kernels)
         unit = generate(self.source, [self._entry(name) for name in names])
         found = [*self.lint(), *self.source.dropped, *self.address_spaces(names)]
-        return [*found, *checks.recursion(unit, FLAGS)]
+        try:
+            return [*found, *checks.recursion(unit, FLAGS)]
+        except SourceError:
+            if found:  # the same mistakes in clang's words
+                return found
+            raise
 
     def lint(self) -> list[Finding]:
         """Lambdas, double, pointers without an address space and other things that clang takes and MSL does not."""

@@ -50,9 +50,6 @@ def main() -> None:
         absent = [name for name in COMMANDS[options.extra] if not (VENV / "bin" / name).exists()]
         if absent:
             done = subprocess.run([*pip, "--ignore-installed", "--no-deps", *absent], check=False)
-    if not done.returncode and options.extra != "bench" and not has_simulator_compiler():
-        print("roofbench: no clang++ >= 17, which kernelsim needs: installing PyPI's ziglang ...", flush=True)
-        done = subprocess.run([*pip, "-c", pins, "ziglang"], check=False)
     if done.returncode:
         sys.exit("roofbench: the installation failed; what pip says is above")
     stamp.write_text(wanted)
@@ -82,12 +79,6 @@ def check_machine() -> None:
         subprocess.run([compiler, "--version"], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         sys.exit(f"roofbench: there is no C compiler ({compiler}): {system.format('gcc')}")
-
-
-def has_simulator_compiler() -> bool:
-    """Whether kernelsim finds a clang++ on this machine."""
-    probe = [str(PYTHON), "-c", "from kernelsim import toolchain; toolchain.find()"]
-    return not subprocess.run(probe, cwd=ROOT, capture_output=True, check=False).returncode
 
 
 def outer() -> dict:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Finding a compiler, and compiling nothing twice."""
 
+import os
 import subprocess
 import sys
 import time
@@ -104,3 +105,35 @@ def test_a_compiler_that_hangs_is_ended(monkeypatch):
     with pytest.raises(SourceError, match=r"the compiler took more than 0\.2 s"):
         Toolchain(("sleep",), "").run("60")
     assert time.monotonic() - start < 10
+
+
+WITH_ZIG = '''
+import ctypes
+import numpy as np
+from kernelsim import cuda, metal, toolchain
+
+assert toolchain.find().is_zig
+recursive = "int f(int n) { return n ? f(n - 1) : 0; } kernel void k(device int* y) { *y = f(1); }"
+mixed_up = "kernel void k(device int* y, constant int* x) { device int* z = x; z[0] = y[0]; }"
+for source in (recursive, mixed_up):
+    print([finding.message for finding in metal.load(source=source).check()])
+cuda_source = """
+#include <vector>
+__global__ void k(int* y) { *y = 7; }
+extern "C" int launch(int* y) { std::vector<int> v(1); k<<<v.size(), 1>>>(y); return cudaGetLastError(); }
+"""
+y = np.zeros(1, np.int32)
+print(cuda.build(source=cuda_source).functions.launch(ctypes.c_void_p(y.ctypes.data)), y[0])
+'''
+
+
+def test_pypis_compiler_checks_and_compiles_host_code():
+    """What its driver does in another way than clang's: languages, standard output, the host's C++ library."""
+    pytest.importorskip("ziglang", reason="pip install ziglang: it is not tested")
+    environment = {**os.environ, "KERNELSIM_CLANG": f"{sys.executable} -m ziglang c++"}
+    done = subprocess.run(
+        [sys.executable, "-c", WITH_ZIG], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "constant int" in done.stdout, done.stderr
+    assert "f calls itself" in done.stdout
+    assert done.stdout.endswith("0 7\n"), done.stdout + done.stderr
