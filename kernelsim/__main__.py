@@ -16,7 +16,9 @@ _EPILOG = """arguments, in any order: --arg NAME=VALUE, where VALUE is
   64 or 0.5             a number, converted to the parameter's type
   random:f16:64x1024    an array of this type and shape, standard normal or uniform over an integer's range
   zeros:f32:64          zeros; ones: and poison: (all bits set, so that an element never written shows) likewise
+  u32:512,256,64,0      an array of these values: a vector, a struct
   weights.npy           a file that numpy.save wrote
+  null                  no array
 
 types are f64 f32 f16 bf16 i64 i32 i16 i8 u64 u32 u16 u8 and bool
 
@@ -69,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--convergence", default="live", help="every, live or hardware")
         command.add_argument("--seed", type=_natural, default=1, help="of random arrays")
         command.add_argument("--time-limit", type=float, default=60.0, help="seconds")
+        command.add_argument("--workers", type=_natural, help="threads of the CPU (default: all)")
+        command.add_argument("--no-guard", action="store_true", help="no guard pages beside arrays")
     return parser
 
 
@@ -111,7 +115,8 @@ def _kernel(options: argparse.Namespace) -> Any:
 def _launch(options: argparse.Namespace) -> dict[str, Any]:
     if options.grid is None or options.threadgroup is None:
         raise ArgumentError("--grid and --threadgroup (CUDA: --block) are needed to run a kernel")
-    launch = {"grid": options.grid, "convergence": options.convergence, "time_limit": options.time_limit}
+    launch = {name: getattr(options, name) for name in ("grid", "convergence", "time_limit", "workers")}
+    launch["guard"] = not options.no_guard
     if options.file.suffix == ".cu":
         shared = options.threadgroup_memory[0] if options.threadgroup_memory else 0
         return {**launch, "block": options.threadgroup, "shared": shared}
@@ -165,12 +170,19 @@ def _value(name: str, value: str, rng: np.random.Generator) -> Any:
             return np.load(value)
         except (OSError, ValueError) as error:
             raise ArgumentError(f"--arg {name}: {error}") from None
+    if value == "null":
+        return None
     kind, *rest = value.split(":")
     if not rest:
         try:
             return float(value) if "." in value or "e" in value else int(value, 0)
         except ValueError:
             raise ArgumentError(f"--arg {name}: {value!r} is no number and no kind:type:shape") from None
+    if "," in rest[0] or _is_type(kind):
+        try:
+            return np.array([float(n) if "." in n or "e" in n else int(n, 0) for n in rest[0].split(",")], _dtype(kind))
+        except (OverflowError, TypeError, ValueError) as error:
+            raise ArgumentError(f"--arg {name}: {value!r} is not type:values such as u32:512,256,64: {error}") from None
     try:
         dtype, shape = _dtype(rest[0]), tuple(_natural(n) for n in rest[1].split("x"))
     except (IndexError, TypeError, argparse.ArgumentTypeError):
@@ -187,6 +199,13 @@ def _value(name: str, value: str, rng: np.random.Generator) -> Any:
         limits = np.iinfo(dtype)
         return rng.integers(limits.min, limits.max, shape, dtype, endpoint=True)
     return rng.standard_normal(shape).astype(dtype)
+
+
+def _is_type(name: str) -> bool:
+    try:
+        return bool(_dtype(name))
+    except TypeError:
+        return False
 
 
 def _dtype(name: str) -> np.dtype[Any]:

@@ -78,6 +78,8 @@ def changed(change):
         (["--arg", "w=rondom:f16:4"], "'rondom' is not random, zeros, ones or poison"),
         (["--arg", "w=many"], "'many' is no number and no kind:type:shape"),
         (["--arg", "w=none.npy"], "No such file"),
+        (["--arg", "w=u32:1,-2"], "'u32:1,-2' is not type:values such as u32:512,256,64"),
+        (["--arg", "w=null"], "reads unmapped memory"),
         (["--kernel", "gemv"], "has no kernel 'gemv'"),
         (["--grid", "0"], "grid is one to three positive integers, not [0]"),
         (["--schedule", "odd"], "schedule is one of forward, reverse, random"),
@@ -116,3 +118,11 @@ def test_an_interrupt_ends_a_kernel_that_does_not(tmp_path):
     _, err = job.communicate(timeout=20)
     assert job.returncode in (130, -signal.SIGINT)
     assert b"Traceback" not in err
+
+
+def test_vectors_null_and_options(capsys):
+    args = ["c=poison:f16:32x32", "a=ones:f16:32x32", "b=ones:f16:32x32", "mnk=u32:32,32,32,0"]
+    launch = ["--kernel", "gemm_f16", "--grid", "128,1", "--threadgroup", "128", "--workers", "1", "--no-guard"]
+    given = [part for arg in args for part in ("--arg", arg)]
+    assert main(["run", str(KERNELS / "matrix.metal"), *launch, *given]) == 0
+    assert "c float16[32, 32]: 32.0 32.0" in capsys.readouterr().out
