@@ -12,6 +12,8 @@ from kernelsim.errors import ArgumentError
 
 KB = 1024
 DEFAULT_SHARED = 48 * KB  # of a block, until cudaFuncSetAttribute allows more
+MOST_BLOCKS = ((1 << 31) - 1, 65535, 65535)  # of a grid in x, y, z, on every device here
+MOST_THREADS = (1024, 1024, 64)  # of a block
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from kernelsim.errors import SourceError
 from kernelsim.launch import SLOTS
-from kernelsim.tokens import Tokens, closing, declared_name, is_attribute, place, solid, split, text
+from kernelsim.tokens import Tokens, closing, declared_name, following, is_attribute, place, solid, split, text
 
 SPACES = ("device", "constant", "thread", "threadgroup", "ray_data", "object_data", "threadgroup_imageblock")
 BUILTINS = (
@@ -48,8 +48,8 @@ def function_constant(declaration: Tokens) -> tuple[Tokens, int]:
     return declaration[:start] + declaration[end + 1 :], _index(declaration[start:end], "function_constant")
 
 
-def _index(attribute: Tokens, name: str) -> int:
-    """n of name(n), where n is an expression of literal numbers."""
+def _index(attribute: Tokens, name: str, where: str = "") -> int:
+    """n of name(n), where n is an expression of literal numbers; `where` begins the message if it is not."""
     words = solid(attribute)
     at = next(n for n, (_, now) in enumerate(words) if now == name) + 1
     expression = text(words[at + 1 : closing(words, at)])
@@ -58,7 +58,7 @@ def _index(attribute: Tokens, name: str) -> int:
     except (SyntaxError, ValueError):
         value = -1
     if not 0 <= value < _INDICES.get(name, 1 << 16):
-        raise SourceError(f"[[{name}({expression})]]: the index is not a small number")
+        raise SourceError(f"{where}[[{name}({expression})]]: the index is not a small number")
     return value
 
 
@@ -104,35 +104,73 @@ def max_threads_of(attributes: Tokens) -> int | None:
         return None
 
 
+_NOT_UNSIGNED = re.compile(r"(bool|char|uchar|short|int|long|ulong|half|bfloat|float)[2-4]?")
+
+
 def parameters_of(tokens: Tokens, first: int, end: int) -> list[Parameter]:
+    """The parameters of a kernel, whose list is tokens[first:end].
+
+    Raises:
+        SourceError: Apple's compiler refuses one, or this one does not know it.
+    """
     found: list[Parameter] = []
     free = {"buffer": 0, "threadgroup": 0}
+    reserved: set[tuple[str, int]] = set()
+    at = first
     for part in split(tokens[first:end]):
-        kind, index, declaration = "", -1, Tokens()
+        kinds: list[tuple[str, int]] = []
+        declaration = Tokens()
         i = 0
         while i < len(part):
             if is_attribute(part, i):
                 behind = closing(part, i)
                 attribute = part[i:behind]
-                for name in ("buffer", "threadgroup"):
-                    if has(attribute, name):
-                        kind, index = name, _index(attribute, name)
-                kind = next((now for _, now in attribute if now in BUILTINS), kind)
+                kinds += [
+                    (name, _index(attribute, name, f"{place(tokens, at + i)}: "))
+                    for name in free
+                    if has(attribute, name)
+                ]
+                kinds += [(now, -1) for _, now in attribute if now in BUILTINS]
                 i = behind + 1
             else:
                 declaration.append(part[i])
                 i += 1
         words = [now for _, now in solid(declaration)]
+        at += len(part) + 1
         if words in ([], ["void"]):
             continue
-        if not kind and {"*", "&", "["} & set(words):
-            kind = "threadgroup" if "threadgroup" in words else "buffer"
-        if not kind:
-            raise SourceError(f"{place(tokens, first)}: a kernel's parameter has no attribute: {text(part).strip()}")
+        if not kinds and {"*", "&", "["} & set(words):
+            kinds = [("threadgroup" if "threadgroup" in words else "buffer", -1)]
+        kind, index = kinds[0] if kinds else ("", -1)
+        optional = has(part, "function_constant")
+        wrong = _refused(kinds, words, (kind, index) in reserved and not optional)
+        if wrong:
+            spot = following(tokens, at - len(part) - 2)
+            raise SourceError(f"{place(tokens, spot)}: {wrong}: {' '.join(text(part).split())}")
+        if index >= 0 and not optional:
+            reserved.add((kind, index))
         if kind in free:
             index = free[kind] if index < 0 else index
             free[kind] = index + 1
-        name = declared_name(declaration)
         const = "const" in words or "constant" in words
-        found.append(Parameter(kind, index, name, const, optional=has(part, "function_constant")))
+        found.append(Parameter(kind, index, declared_name(declaration), const, optional))
     return found
+
+
+def _refused(kinds: list[tuple[str, int]], words: list[str], taken: bool) -> str:
+    """Why Apple's compiler refuses a parameter with these attributes and words."""
+    if not kinds:
+        return "a kernel's parameter has no attribute"
+    kind, index = kinds[0]
+    spaces = {"buffer": {"device", "constant"}, "threadgroup": {"threadgroup"}}
+    if len(kinds) > 1:
+        return f"[[{kind}]] and [[{kinds[1][0]}]] on one parameter"
+    if taken:
+        return f"[[{kind}({index})]] is another parameter's already"
+    if kind in spaces and not ({"*", "&", "["} & set(words)):
+        return f"[[{kind}({index})]] is a pointer or a reference"
+    if kind in spaces and {"device", "constant", "threadgroup", "thread"} & set(words) - spaces[kind]:
+        return f"[[{kind}]] is in {' or '.join(sorted(spaces[kind]))} memory"
+    if kind not in spaces and any(_NOT_UNSIGNED.fullmatch(word) for word in words[:-1]):
+        return f"[[{kind}]] is of ushort or uint, or of a vector of them"
+    return ""

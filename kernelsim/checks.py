@@ -138,6 +138,7 @@ def _findings(messages: str) -> list[Finding]:
 
 def _of_one_type(message: str) -> bool:
     """Whether `condition ? a : b` is refused for the address spaces of its operands, which are values, not pointers."""
+    message = re.sub(r"'[^']*' \(aka ('[^']*')\)", r"\1", message)
     types = re.fullmatch(r"incompatible operand types \('(.*)' and '(.*)'\)", message)
     space = r"\b(const|volatile|__global|__local|__constant|__private|__generic) "
     if not types or "*" in types[1] + types[2]:

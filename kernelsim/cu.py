@@ -5,11 +5,24 @@ What CUDA has and C++ has not is rewritten on the level of tokens: __global__ fu
 with <<<>>>, inline assembly. Types are left to the compiler, and host code stays as it is.
 """
 
+import itertools
 import re
 from dataclasses import dataclass, field
 
 from kernelsim import ptx
+from kernelsim.cu_tokens import (
+    behind_cast,
+    callee,
+    captures_nothing,
+    is_function,
+    members,
+    parameter,
+    spaced,
+    without_attributes,
+    without_bodies,
+)
 from kernelsim.errors import SourceError
+from kernelsim.headers import HOST_LIBRARIES, HOST_PREFIXES, LEFT_OUT
 from kernelsim.tokens import (
     Token,
     Tokens,
@@ -18,7 +31,6 @@ from kernelsim.tokens import (
     declaration_start,
     declared_name,
     following,
-    is_attribute,
     is_launch,
     line_ends,
     opening,
@@ -34,9 +46,7 @@ from kernelsim.tokens import (
 )
 
 _SPECIFIERS = ("__global__", "__device__", "__host__", "__constant__", "__managed__", "__grid_constant__")
-_ATTRIBUTES = ("__attribute__", "alignas", "__declspec")
 _BOUNDS = ("__launch_bounds__", "__cluster_dims__", "__maxnreg__", "__block_size__")
-_DYNAMIC = "ksim::worker->dynamic[0]"
 # Functions that take a kernel, and which argument it is: a cast to a void pointer would lose its signature.
 _TAKES_KERNEL = {
     "cudaLaunchKernel": 0,
@@ -70,10 +80,22 @@ class Source:
 
 
 @dataclass
+class _Limits:
+    """Of a kernel's launches, as its attributes have them."""
+
+    threads: str = "0"
+    cluster: str = "1"
+
+    def __str__(self) -> str:
+        return f"int({self.threads}), {self.cluster}"
+
+
+@dataclass
 class _Scope:
     declares: bool  # a namespace or class: what stands in it are declarations, not statements
     name: str = ""
     is_class: bool = False
+    start: int = 0
 
 
 def rewrite(preprocessed: str, arch: str | None = None, *, host: bool = True) -> Source:
@@ -86,7 +108,9 @@ def rewrite(preprocessed: str, arch: str | None = None, *, host: bool = True) ->
     Raises:
         SourceError: the source cannot be understood, with file and line.
     """
-    return _Rewriter(tokenize(preprocessed), arch, host).run()
+    rewriter = _Rewriter(tokenize(preprocessed), arch, host)
+    rewriter.lacks_libraries = not host and LEFT_OUT in preprocessed
+    return rewriter.run()
 
 
 class _Rewriter:
@@ -94,24 +118,29 @@ class _Rewriter:
         self.tokens = tokens
         self.arch = arch
         self.host = host
+        self.lacks_libraries = False  # a header of HOST_HEADERS was not found
         self.is_device = False  # the declaration that is being read says __device__ or __global__
         self.out: Tokens = []
         self.source = Source()
         self.scopes = [_Scope(declares=True)]
         self.shared_count = 0
-        self.shared: dict[str, str] = {}  # __shared__ variables of namespaces: name -> expression
-        self.bounds: Tokens = []  # the first argument of a __launch_bounds__ whose function has not begun
+        self.shared: dict[tuple[tuple[str, ...], str], str] = {}  # of namespaces: where, name -> a local declaration
+        self.limits = _Limits()  # of a kernel that has not begun
+        self.declared: dict[str, _Limits] = {}  # of kernels that were declared before
+        self.kernel_name = ""  # of the declaration that is being read
         self.bodies: set[int] = set()  # where the bodies of kernels begin
-        self.behind: dict[int, str] = {}  # what is to be written behind a token
+        self.defined: set[str] = set()  # kernels that have one; others are defined in another file
+        self.behind: dict[int, Tokens] = {}  # what is to be written behind a token
 
     def run(self) -> Source:
         i = 0
         while i < len(self.tokens):
             end = self.step(i)
-            for done in self.behind.keys() & set(range(i, end)):
-                self.out += [("op", character) for character in self.behind.pop(done)]
+            for done in sorted(self.behind.keys() & set(range(i, end))):
+                self.out += self.behind.pop(done)
             i = end
         self.source.body = "".join(now for _, now in self.out)
+        self.source.entries = {name: self.source.entries[name] for name in self.source.entries if name in self.defined}
         return self.source
 
     def step(self, i: int) -> int:
@@ -127,13 +156,16 @@ class _Rewriter:
         if kind == "op" and now == "}" and len(self.scopes) > 1:
             self.scopes.pop()
         elif kind == "op" and now == ";":
-            self.bounds = []
+            self.declared |= {self.kernel_name: self.limits} if self.limits != _Limits() else {}
+            self.limits = _Limits()
+            if self.is_of_host_library():
+                return self.leave_out(i, i + 1)
             self.is_device = False
         elif kind == "op" and now == "<" and is_launch(self.tokens, i):
             return self.launch(i)
         elif kind == "name":
             if now in _SPECIFIERS:
-                self.is_device |= now in ("__device__", "__global__")
+                self.is_device |= now in ("__device__", "__global__", "__constant__")
                 if now == "__global__":
                     self.kernel(i)
                 return i + 1
@@ -145,46 +177,96 @@ class _Rewriter:
                 return self.asm(i)
             if now in _TAKES_KERNEL:
                 return self.takes_kernel(i)
-            if now in self.shared and word(self.tokens, preceding(self.tokens, i)) not in (".", "->", "::"):
-                self.out.append(("name", self.shared[now]))
-                return i + 1
+            if now == "throw" and self.is_statement(i):
+                self.out.append(("name", "ksim::cuda::thrown(), "))
         self.out.append((kind, now))
         return i + 1
 
+    def is_of_host_library(self) -> bool:
+        """Whether the declaration so far speaks of a library whose headers are not there, as of torch::Tensor."""
+        if not self.lacks_libraries or self.is_device or not self.scopes[-1].declares:
+            return False
+        head = solid(self.out[declaration_start(self.out) :])
+        words = [now for _, now in head]
+        is_macro = words[1:2] == ["("] and words[-1] == ")" and opening(head, len(head) - 1) == 1  # PYBIND11_MODULE(m)
+        is_macro = is_macro and words[0] != "static_assert" and not self.scopes[-1].is_class
+        scopes = {first for first, second in itertools.pairwise(words) if second == "::"}
+        return is_macro or bool(scopes & HOST_LIBRARIES) or any(now.startswith(HOST_PREFIXES) for now in words)
+
+    def leave_out(self, i: int, end: int) -> int:
+        """Takes back the declaration so far, of which tokens[i:end] is the rest, but for its line ends."""
+        start = declaration_start(self.out)
+        self.out[start:] = [t if t[0] in ("line", "space") else line_ends([t]) for t in self.out[start:]]
+        self.out.append(line_ends(self.tokens[i:end]))
+        return end
+
     def open_scope(self, i: int) -> int:
-        head = _without_attributes(without_templates(solid(self.out[declaration_start(self.out) :])))
+        if self.is_of_host_library():
+            return self.leave_out(i, closing(self.tokens, i) + 1)
+        head = without_attributes(without_templates(solid(self.out[declaration_start(self.out) :])))
         words = {now for _, now in head}
         kept = self.host or self.is_device or "constexpr" in words or any(scope.is_class for scope in self.scopes)
-        if not kept and self.scopes[-1].declares and _is_function(head):
+        if not kept and self.scopes[-1].declares and is_function(head):
             end = closing(self.tokens, i)
             self.out += [("op", "{"), ("name", " __builtin_trap();"), line_ends(self.tokens[i:end]), ("op", "}")]
             return end + 1
+        is_body = self.is_device and self.scopes[-1].declares and is_function(head)
+        shared = self.shared_in(i, words) if self.shared and (is_body or captures_nothing(head)) else ""
+        is_host = self.is_host(i, head)
         self.is_device = False
         declares = self.scopes[-1].declares and "(" not in words
         is_space = declares and bool(words & {"namespace", "extern"})
         is_type = declares and bool(words & {"struct", "class", "union"})
-        name = next((now for kind, now in reversed(head) if kind == "name"), "") if is_space else ""
-        name = "::".join(now for kind, now in head if kind == "name" and now not in ("namespace", "inline")) or name
-        self.scopes.append(_Scope(is_space or is_type, name if "namespace" in words else "", is_type))
+        name = "::".join(now for kind, now in head if kind == "name" and now not in ("namespace", "inline"))
+        self.scopes.append(_Scope(is_space or is_type, name if "namespace" in words else "", is_type, i))
+        if is_host:
+            self.out.insert(following(self.out, declaration_start(self.out) - 1), ("space", "KSIM_HOST "))
+            end = statement_end(self.tokens, i) if is_type else closing(self.tokens, i)
+            self.behind[end] = [("space", " KSIM_HOST_END ")]
         self.out.append(self.tokens[i])
+        behind: Tokens = []
         if i in self.bodies:
-            threads = f"int({text(self.bounds).strip()})" if self.bounds else "0"
-            self.bounds = []
-            declared = f"static ksim::cuda::Kernel ksim_kernel{{__PRETTY_FUNCTION__, {threads}}};"
+            limits = self.declared.get(self.kernel_name, self.limits) if self.limits == _Limits() else self.limits
+            self.limits = _Limits()
+            declared = f"static ksim::cuda::Kernel ksim_kernel{{__PRETTY_FUNCTION__, {limits}}};"
             self.out += [("op", f" {declared} ksim::cuda::run(ksim_kernel, [=]() mutable "), ("op", "{")]
-            self.behind[closing(self.tokens, i)] = ");}"
+            behind = [("op", character) for character in ");}"]
+        if shared:  # a block within, so that the source's own variables may have these names
+            self.out += [("op", shared), ("op", "{")]
+            behind = [("op", "}"), *behind]
+        if behind:
+            self.behind[closing(self.tokens, i)] = behind
         return i + 1
+
+    def is_host(self, i: int, head: Tokens) -> bool:
+        """Whether a function, or class, for the host alone begins with the { at i: it may do what kernels may not."""
+        words = {now for _, now in head}
+        is_of_class = any(scope.is_class for scope in self.scopes)
+        if not self.scopes[-1].declares or is_of_class or self.is_device or "constexpr" in words:
+            return False
+        if "(" in words:
+            return is_function(head)
+        of_device = {"__device__", "__global__", "constexpr"}
+        inner = {now for _, now in self.tokens[i : closing(self.tokens, i)]}
+        return bool(words & {"struct", "class", "union"}) and not inner & of_device
+
+    def is_statement(self, i: int) -> bool:
+        """Whether the throw at i begins a statement; others specify exceptions or are a part of `?:`."""
+        return not self.scopes[-1].declares and ("op", "?") not in self.out[declaration_start(self.out) :]
 
     # ---- Kernels and launches
 
     def launch_bounds(self, i: int) -> int:
-        """Takes __launch_bounds__(threads, ...) out and remembers the first argument."""
+        """Takes __launch_bounds__(threads, ...) and its like out and remembers what they limit."""
         start = following(self.tokens, i)
         if word(self.tokens, start) != "(":
             raise SourceError(f"{place(self.tokens, i)}: {self.tokens[i][1]} needs arguments in brackets")
         end = closing(self.tokens, start)
+        parts = split(self.tokens[start + 1 : end])
         if self.tokens[i][1] == "__launch_bounds__":
-            self.bounds = split(self.tokens[start + 1 : end])[0]
+            self.limits.threads = text(parts[0]).strip()
+        if self.tokens[i][1] == "__cluster_dims__":
+            self.limits.cluster = "*".join(f"int({text(part).strip()})" for part in parts) or "2"
         self.out.append(line_ends(self.tokens[i:end]))
         return end + 1
 
@@ -208,22 +290,23 @@ class _Rewriter:
             raise SourceError(f"{place(self.tokens, i)}: __global__ is not followed by a function")
         end = closing(self.tokens, j)
         parts = [part for part in split(self.tokens[j + 1 : end]) if text(part).strip() != "void"]
-        names = tuple(_parameter(part) or f"arg{n}" for n, part in enumerate(parts))
+        names = tuple(parameter(part) or f"arg{n}" for n, part in enumerate(parts))
         head = solid(self.out[declaration_start(self.out) :])
         is_template = word(head, 0) == "template"
         is_definition = word(self.tokens, following(self.tokens, end)) == "{"
         is_instance = is_template and word(head, 1) != "<"
-        qualified = "::".join([*(scope.name for scope in self.scopes if scope.name), name])
+        self.kernel_name = qualified = "::".join([*self.namespaces(), name])
         if not is_instance and (is_definition or qualified not in self.source.entries):
             known = self.source.entries.get(qualified)
             is_template = is_template or bool(known and known.is_template)
             self.source.entries[qualified] = Entry(qualified, names, is_template)
         if is_definition:
             self.bodies.add(following(self.tokens, end))
+            self.defined.add(qualified)
 
     def launch(self, i: int) -> int:
         """callee<<<grid, block, shared, stream>>>(args) -> (configure(grid, block, shared, stream), callee(args))"""
-        start = _callee(self.out)
+        start = callee(self.out)
         if start is None:
             raise SourceError(f"{place(self.tokens, i)}: <<< does not stand behind a kernel's name")
         end = i + 3
@@ -232,11 +315,11 @@ class _Rewriter:
         arguments = following(self.tokens, end + 2)
         if word(self.tokens, arguments) != "(":
             raise SourceError(f"{place(self.tokens, i)}: a launch needs >>> and arguments in brackets")
-        callee = self.out[start:]
+        kernel = self.out[start:]
         del self.out[start:]
         configuration = self.tokens[i + 3 : end]
-        self.out += [("op", "(ksim::cuda::configure("), *configuration, ("op", "), "), *callee]
-        self.behind[closing(self.tokens, arguments)] = ")"
+        self.out += [("op", "(ksim::cuda::configure("), *configuration, ("op", "), "), *kernel]
+        self.behind[closing(self.tokens, arguments)] = [("op", ")")]
         return end + 3
 
     def takes_kernel(self, i: int) -> int:
@@ -249,10 +332,10 @@ class _Rewriter:
         parts = split(self.tokens[start + 1 : end])
         at = _TAKES_KERNEL[self.tokens[i][1]]
         cast = start + 1 + sum(len(part) + 1 for part in parts[:at])
-        behind = _behind_cast(self.tokens, cast)
+        behind = behind_cast(self.tokens, cast)
         while behind is None and word(self.tokens, following(self.tokens, cast - 1)) == "(" and cast < end:
             cast = following(self.tokens, cast - 1) + 1  # in brackets
-            behind = _behind_cast(self.tokens, cast)
+            behind = behind_cast(self.tokens, cast)
         behind = cast if behind is None or at >= len(parts) else behind
         self.out += [*self.tokens[i:cast], line_ends(self.tokens[cast:behind])]
         return behind
@@ -265,27 +348,42 @@ class _Rewriter:
         before = solid(self.out[start:])
         end = statement_end(self.tokens, i)
         is_dynamic = any(now == "extern" for _, now in before)
-        plain = _without_attributes(before, ())
+        plain = without_attributes(before, ())
         kept = [token for token in plain if token[1] not in ("extern", "static") and token[0] != "string"]
-        declaration = [*_spaced(kept), *(t for t in self.tokens[i + 1 : end] if t[1] != "static")]
-        if is_dynamic:
-            declaration = _dynamic(declaration)
-        names = [declared_name(_without_bodies(part)) for part in split(declaration)]
+        declaration = [*spaced(kept), *(t for t in self.tokens[i + 1 : end] if t[1] != "static")]
+        names = [declared_name(without_bodies(part)) for part in split(declaration)]
         self.shared_count += 1
         struct = f"ksim_shared_{self.shared_count}"
         lines = line_ends(self.out[start:])
         del self.out[start:]
         body = "".join(now for _, now in declaration).strip()
-        at = f"reinterpret_cast<{struct} *>({_DYNAMIC})->" if is_dynamic else f"ksim::shared<{struct}>()."
-        written = f"struct {struct} {{ {body}; }}"
+        named = f'static constexpr const char *ksim_names() {{ return "{", ".join(names)}"; }}'
+        written = f"struct {struct} {{ {body}; {named} }}"
         if self.scopes[-1].declares:
-            decay = "+" if is_dynamic else ""  # to a pointer, of whose array no size is known
-            self.shared |= {name: f"({decay}{at}{name})" for name in names}
+            where = self.namespaces()
+            kind = "dynamic" if is_dynamic else "shared_of_namespace"
+            self.shared |= {(where, n): f"auto &{n} = ksim::cuda::{kind}<{struct}>().{n};" for n in names}
         else:
-            kind = "auto *" if is_dynamic else "auto &"
-            written += "".join(f"; {kind}{name} = {at}{name}" for name in names)
+            at = f"ksim::cuda::dynamic<{struct}>()" if is_dynamic else f"ksim::shared<{struct}>()"
+            written += "".join(f"; auto &{name} = {at}.{name}" for name in names)
         self.out += [lines, ("name", written), ("op", ";")]
         return end + 1
+
+    def namespaces(self) -> tuple[str, ...]:
+        """Those around, outermost first."""
+        return tuple(name for scope in self.scopes for name in scope.name.split("::") if name)
+
+    def shared_in(self, i: int, head: set[str]) -> str:
+        """Declares the __shared__ variables of namespaces that the body at i, of a function with this head, names."""
+        hidden = head.union(*(members(self.tokens, scope.start) for scope in self.scopes if scope.is_class))
+        names = {self.tokens[n][1] for n in range(i, closing(self.tokens, i)) if self.is_plain_name(n)} - hidden
+        here = self.namespaces()
+        found = sorted((where, name) for where, name in self.shared if name in names and here[: len(where)] == where)
+        return "".join({name: self.shared[where, name] for where, name in found}.values())  # the innermost counts
+
+    def is_plain_name(self, i: int) -> bool:
+        """Whether a name stands at i that is no member's, nor one of a namespace that is said."""
+        return self.tokens[i][0] == "name" and word(self.tokens, preceding(self.tokens, i)) not in (".", "->", "::")
 
     def asm(self, i: int) -> int:
         self.source.has_asm = True
@@ -299,114 +397,5 @@ def _line(marker: str) -> Token:
     kept = re.match(r'\s*# \d+ "[^"]*"', marker)
     if kept:
         return ("line", kept[0] + "\n")
-    left = re.match(r"\s*#pragma ksim (.*)", marker)
+    left = re.match(r"\s*#pragma ksim (?!without)(.*)", marker)
     return ("line", f"#{left[1]}\n") if left else ("space", "\n")
-
-
-def _behind_cast(tokens: Tokens, i: int) -> int | None:
-    """Behind (void*) or reinterpret_cast<const void*> at i, or None."""
-    words: list[str] = []
-    j = following(tokens, i - 1)
-    first = j
-    while j < len(tokens) and len(words) < 8 and word(tokens, j) not in (")", ">"):
-        words.append(tokens[j][1])
-        j = following(tokens, j)
-    plain = [now for now in words if now != "const"]
-    is_cast = word(tokens, first) == "(" and plain == ["(", "void", "*"]
-    is_cast |= plain in (["reinterpret_cast", "<", "void", "*"], ["static_cast", "<", "void", "*"])
-    return j + 1 if is_cast else None
-
-
-def _is_function(head: Tokens) -> bool:
-    """Whether the body of a function begins behind head; otherwise an initialiser does, or a type."""
-    words = [now for _, now in head]
-    depth = 0
-    for n, (kind, now) in enumerate(head):
-        depth += (now in "([<") - (now in ")]>") if kind == "op" else 0
-        if (kind, now) == ("op", "=") and depth == 0 and "operator" not in words[max(n - 2, 0) : n]:
-            return False
-    return "(" in words and ("->" in words or words[-1] in (")", "const", "noexcept", "override", "&"))
-
-
-def _callee(tokens: Tokens) -> int | None:
-    """Where the expression begins that the end of tokens calls: f, n::f<T>, object.f, (*pointer)."""
-    j = preceding(tokens, len(tokens))
-    while j >= 0:
-        kind, now = tokens[j]
-        if now == ">":
-            j = preceding(tokens, opening(tokens, j))
-            continue
-        if now in (")", "]"):
-            j = opening(tokens, j)
-            before = preceding(tokens, j)
-            if now == "]" or (tokens[before][0] == "name" and now == ")" and word(tokens, before) not in _STATEMENTS):
-                j = before
-                continue
-        elif kind != "name":
-            return None
-        before = preceding(tokens, j)
-        if word(tokens, before) == "template":
-            before = preceding(tokens, before)
-        if word(tokens, before) not in ("::", ".", "->"):
-            return j
-        scope = preceding(tokens, before)
-        if word(tokens, before) == "::" and tokens[scope][0] != "name" and word(tokens, scope) != ">":
-            return before  # ::f
-        j = preceding(tokens, before)
-    return None
-
-
-_STATEMENTS = ("if", "for", "while", "switch", "return", "else", "do")
-
-
-def _parameter(declaration: Tokens) -> str:
-    """The name of a parameter, "" if it has none."""
-    words = [token for token in solid(declaration) if token[1] not in ("const", "volatile", "__restrict__")]
-    name = declared_name(words)
-    if len(words) < 2 or words[[now for _, now in words].index(name) - 1][1] in ("::", "struct"):
-        return ""
-    return name
-
-
-def _without_attributes(tokens: Tokens, others: tuple[str, ...] = _ATTRIBUTES) -> Tokens:
-    """Solid tokens without [[...]], and without alignas(...) and its like."""
-    kept: Tokens = []
-    i = 0
-    while i < len(tokens):
-        if is_attribute(tokens, i):
-            i = closing(tokens, i)
-        elif tokens[i][1] in others and word(tokens, i + 1) == "(":
-            i = closing(tokens, i + 1)
-        else:
-            kept.append(tokens[i])
-        i += 1
-    return kept
-
-
-def _spaced(tokens: Tokens) -> Tokens:
-    return [part for token in tokens for part in (token, ("space", " "))]
-
-
-def _without_bodies(declaration: Tokens) -> Tokens:
-    """A declaration without the members of a struct or union that it defines."""
-    if not any(now in ("struct", "union", "class") for _, now in declaration):
-        return declaration
-    i = next((n for n, token in enumerate(declaration) if token == ("op", "{")), None)
-    return declaration if i is None else declaration[:i] + declaration[closing(declaration, i) + 1 :]
-
-
-def _dynamic(declaration: Tokens) -> Tokens:
-    """`T a[]` as a member: of one element, and without an alignment, which the engine's memory may not have."""
-    kept: Tokens = []
-    i = 0
-    while i < len(declaration):
-        kind, now = declaration[i]
-        if now in ("alignas", "__attribute__"):
-            i = closing(declaration, following(declaration, i)) + 1
-            continue
-        kept.append((kind, now))
-        after = following(declaration, i)
-        if now == "[" and word(declaration, after) == "]":
-            kept.append(("number", "1"))
-        i += 1
-    return kept

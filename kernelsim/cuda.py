@@ -41,7 +41,7 @@ from kernelsim.audit import build as build_audited
 from kernelsim.audit import launched as audit_of
 from kernelsim.errors import ArgumentError, SourceError
 from kernelsim.host import HostLibrary
-from kernelsim.launch import Grid, Options, three
+from kernelsim.launch import Dim, Grid, Options, three
 from kernelsim.lint import Finding
 from kernelsim.traffic import Audit
 
@@ -97,16 +97,21 @@ def _stub(room: str) -> str:
     return f'{guard}#pragma ksim include "cuda/{room}.hpp"\n'
 
 
-def _stubs(system: Iterable[str]) -> Path:
+def _stubs(system: Iterable[str], missing: Iterable[str]) -> Path:
     rooms = {header: _stub(room) for room, names in headers.ROOMS.items() for header in names.split()}
     standard = {header: f"#pragma ksim include <{header}>\n" for header in (*headers.STANDARD.split(), *system)}
     for header in ("assert.h", "cassert"):
         standard[header] = _NDEBUG + standard[header]
-    return toolchain.stubs("cuda", {**standard, **rooms})
+    return toolchain.stubs("cuda", {**standard, **rooms, **dict.fromkeys(missing, headers.LEFT_OUT_HEADER)})
 
 
-def _preprocess(file: Path, target: Arch, include: Sequence[str | Path], defines: Sequence[str]) -> str:
+def _preprocess(
+    file: Path, target: Arch, include: Sequence[str | Path], defines: Sequence[str], *, host: bool = True
+) -> str:
     system: list[str] = []  # headers of this machine that are in no list above
+    without: list[str] = []  # headers of libraries that kernels alone do not need
+    if any((Path(folder) / headers.CCCL).exists() for folder in include):
+        defines = (*headers.CCCL_MACROS, *_library_macros(), *defines)
     while True:
         try:
             return toolchain.find().run(
@@ -120,14 +125,27 @@ def _preprocess(file: Path, target: Arch, include: Sequence[str | Path], defines
                 ),
                 *(f"-D{macro}" for macro in (*_MACROS, *target.macros, *defines)),
                 *(f"-I{folder}" for folder in include),
-                f"-I{_stubs(system)}",  # before what zig c++ adds in spite of -nostdinc
+                f"-I{_stubs(system, without)}",  # before what zig c++ adds in spite of -nostdinc
                 str(file),
             )
         except SourceError as error:
             missing = re.search(r"fatal error: '([\w./+-]+)' file not found", str(error))
+            if missing and not host and missing[1].startswith(headers.HOST_HEADERS):
+                without.append(missing[1])
+                continue
+            if missing and missing[1].startswith(headers.TOOLKIT):
+                words = str(error).replace(f"'{missing[1]}' file not found", headers.not_simulated(missing[1]))
+                raise SourceError(words) from None
             if not missing or missing[1] in system or not _is_system_header(missing[1]):
                 raise
             system.append(missing[1])
+
+
+@functools.cache
+def _library_macros() -> tuple[str, ...]:
+    """Macros of this machine's C++ library, which is not there when a source is preprocessed."""
+    defined = toolchain.find().run("-E", "-dM", "-x", "c++", "-", stdin="#include <version>\n#include <cstddef>\n")
+    return tuple(map("=".join, re.findall(headers.LIBRARY_MACRO, defined)))
 
 
 def _is_system_header(name: str) -> bool:
@@ -157,8 +175,8 @@ def _unit(source: cu.Source, target: Arch, entries: Sequence[str] = ()) -> str:
 def _entry(number: int, expression: str) -> str:
     kernel = f"&{expression}"
     return (
-        f'extern "C" void ksim_entry_{number}(void *table) '
-        f"{{ ksim::cuda::enter({kernel}, static_cast<void **>(table)); }}\n"
+        f'extern "C" void ksim_entry_{number}(void *ksim_table) '
+        f"{{ ksim::cuda::enter({kernel}, static_cast<void **>(ksim_table)); }}\n"
         f'extern "C" const ksim::Description *ksim_parameters_{number}() '
         f"{{ return ksim::cuda::describe_all({kernel}); }}\n"
         f'extern "C" unsigned long long ksim_constants_{number}() {{ return ksim::cuda::constants({kernel}); }}\n'
@@ -197,7 +215,7 @@ def load(
         SourceError: it cannot be parsed. ToolchainError: no clang++. ArgumentError: an unknown architecture.
     """
     file, target = toolchain.source_file(path, source, ".cu"), architectures.find(arch)
-    return Library(file, _preprocess(file, target, include, defines), target, tuple(kernels))
+    return Library(file, _preprocess(file, target, include, defines, host=False), target, tuple(kernels))
 
 
 def build(
@@ -341,6 +359,8 @@ class Kernel:
             KernelFault: the kernel did what it must not do. TimeLimitExceeded: it ran too long.
         """
         launched = Grid(three(grid, "grid"), three(block, "block"))
+        _demand("grid", launched.groups, architectures.MOST_BLOCKS)
+        _demand("block", launched.group, architectures.MOST_THREADS)
         threads = launched.group[0] * launched.group[1] * launched.group[2]
         if self.max_threads and threads > self.max_threads:
             raise ArgumentError(f"block has {threads} threads; {self.name} says __launch_bounds__({self.max_threads})")
@@ -401,6 +421,12 @@ class Kernel:
             self(args, **launched)
 
         return audit_of(run, self._library, self._path, compulsory, banks=True)
+
+
+def _demand(name: str, given: Dim, most: Dim) -> None:
+    for axis, count, limit in zip("xyz", given, most, strict=True):
+        if count > limit:
+            raise ArgumentError(f"{name} has at most {limit} in {axis}, not {count}")
 
 
 def addresses(*arrays: np.ndarray[Any, Any]) -> tuple[ctypes.c_void_p, ...]:

@@ -12,7 +12,8 @@ ROOMS = {
     "pipeline": "cuda_pipeline.h cuda_pipeline_primitives.h",
     "cooperative_groups": "cooperative_groups.h cooperative_groups/reduce.h cooperative_groups/scan.h "
     "cooperative_groups/memcpy_async.h",
-    "driver": "cuda.h",
+    "complex": "cuComplex.h",
+    "driver": "cuda.h cudaTypedefs.h",
     "cuda": "cuda_runtime.h cuda_runtime_api.h device_launch_parameters.h driver_types.h vector_types.h "
     "vector_functions.h device_functions.h device_atomic_functions.h builtin_types.h host_defines.h math_functions.h "
     "cuda_profiler_api.h cudaProfiler.h cuda_device_runtime_api.h sm_20_intrinsics.h sm_30_intrinsics.h "
@@ -26,6 +27,31 @@ GUARDS_OF = {
     "fp8": "__CUDA_FP8_H__",
     "driver": "__cuda_cuda_h__",
 }
+# What host code needs beside kernels. load(), which has no host code, does without these headers where they are not
+# found, and without the declarations that speak of these namespaces and names.
+HOST_LIBRARIES = {"torch", "at", "c10", "pybind11", "py", "tvm"}
+HOST_PREFIXES = ("cublas", "cudnn", "cufft", "curand", "cusolver", "cusparse", "nccl", "nvrtc")
+HOST_HEADERS = ("torch/", "ATen/", "c10/", "THC/", "pybind11/", "tvm/", *HOST_PREFIXES)
+# In the place of such a header; those of torch include these too, and sources count on it.
+_TORCH_INCLUDES = "algorithm cfloat cmath cstring iostream map memory optional string tuple unordered_map vector"
+LEFT_OUT = "#pragma ksim without a library\n"
+LEFT_OUT_HEADER = LEFT_OUT + "".join(
+    f"#include <{header}>\n" for header in (*_TORCH_INCLUDES.split(), "cuda_runtime.h", "cuda_fp16.h", "cuda_bf16.h")
+)
+# For CUB and libcu++ (github.com/NVIDIA/cccl), which read the standard library's own macros and, as sources are
+# preprocessed as by GCC, must not find Clang's.
+CCCL = "cuda/std/version"
+CCCL_HEADERS = ("cuda/", "cub/", "thrust/", "nv/")
+CCCL_MACROS = (
+    "CCCL_DISABLE_NVTX",
+    "__make_signed=__ksim_make_signed",
+    "__make_unsigned=__ksim_make_unsigned",
+)
+TOOLKIT = (*CCCL_HEADERS, *HOST_PREFIXES)  # headers of CUDA that are not simulated
+LIBRARY_MACRO = (
+    r"#define (__GLIBCXX__|_GLIBCXX_RELEASE|_GLIBCXX_USE_CXX11_ABI|_LIBCPP_VERSION"
+    r"|_(?:GLIBCXX|LIBCPP)_(?:BEGIN|END)_NAMESPACE_(?:CXX11|STD)) (.*)"
+)
 STANDARD = (
     "algorithm any array atomic bit bitset cassert cctype cerrno cfenv cfloat charconv chrono cinttypes "
     "climits clocale cmath complex concepts condition_variable csetjmp csignal cstdarg cstddef cstdint cstdio "
@@ -41,3 +67,8 @@ STANDARD = (
     "sys/ioctl.h sys/mman.h sys/resource.h sys/socket.h sys/stat.h sys/time.h sys/times.h sys/types.h sys/un.h "
     "sys/utsname.h sys/wait.h x86intrin.h immintrin.h omp.h"
 )
+
+
+def not_simulated(header: str) -> str:
+    hint = "; a clone of github.com/NVIDIA/cccl has it" if header.startswith(CCCL_HEADERS) else ""
+    return f"<{header}> is not simulated{hint}"

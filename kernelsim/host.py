@@ -7,7 +7,8 @@ from typing import Any
 
 from kernelsim import arguments, toolchain
 from kernelsim.errors import ArgumentError
-from kernelsim.launch import CONVERGENCE, SCHEDULES, Fault, Options, as_error, default_workers
+from kernelsim.launch import CONVERGENCE, SCHEDULES, Bound, Fault, Options, as_error, default_workers
+from kernelsim.memory import guarded_arrays
 
 
 class _Options(ctypes.Structure):  # Options of host.hpp
@@ -59,7 +60,8 @@ class HostLibrary:
         if not found:
             return None
         kernel = (name.value or b"").decode(errors="replace")
-        return as_error(found.contents, kernel, self.path, (), "block")
+        named = [Bound(words, memory, const=False) for memory, words in list(guarded_arrays.items())]
+        return as_error(found.contents, kernel, self.path, named, "block")
 
     def check(self, code: int) -> None:
         """Raises what a code other than 0, which a launcher has returned, stands for.

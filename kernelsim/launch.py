@@ -14,6 +14,7 @@ import numpy as np
 from kernelsim import symbols
 from kernelsim.errors import ArgumentError, KernelFault, TimeLimitExceeded
 from kernelsim.memory import Guarded
+from kernelsim.toolchain import RUNTIME
 
 Dim = tuple[int, int, int]
 
@@ -196,12 +197,12 @@ def _shared_variables(library: ctypes.CDLL) -> int:
 def as_error(fault: Fault, kernel: str, path: Path, bound: Sequence[Bound], group_word: str) -> Exception:
     """The exception that tells of a fault, with the source's line, and the array that it hit where that is known."""
     kind, message = KINDS[fault.kind], fault.message.decode(errors="replace")
-    if kind in ("argument", "resources"):
-        return ArgumentError(f"{kernel}: {message}")
     spot: symbols.Place | None = (fault.file.decode(errors="replace"), fault.line) if fault.line else None
-    if spot is None and fault.pc:
-        spot = symbols.place(path, fault.pc)
-    if kind == "memory" and fault.pc:
+    if fault.pc and (spot is None or spot[0].startswith(str(RUNTIME))):  # a check in a function of the language
+        spot = symbols.place(path, fault.pc) or spot
+    if kind in ("argument", "resources"):
+        return ArgumentError(f"{spot[0]}:{spot[1]}: {kernel}: {message}" if spot else f"{kernel}: {message}")
+    if kind == "memory" and fault.address:
         message = _in_words(fault, bound) or message
     file, line = spot or (None, None)
     where = [(dim.x, dim.y, dim.z) for dim in (fault.group, fault.thread)]
@@ -221,10 +222,11 @@ def _in_words(fault: Fault, bound: Sequence[Bound]) -> str | None:
 
 
 def check_overruns(kernel: str, bound: Sequence[Bound], group_word: str) -> None:
-    """Raises KernelFault if a byte right behind an array was written."""
+    """Raises KernelFault if a byte right behind or before an array was written."""
     for one in bound:
-        if one.memory.overrun():
-            reason = f"writes past the end of {one.name}"
+        where = one.memory.overrun()
+        if where:
+            reason = f"writes {where} of {one.name}"
             raise KernelFault(kernel, "memory", reason, None, None, (0, 0, 0), (0, 0, 0), group_word)
 
 

@@ -6,7 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kernelsim.attributes import SPACES
-from kernelsim.tokens import Tokens, closing, following, is_attribute, preceding, tokenize, word
+from kernelsim.tokens import (
+    Tokens,
+    closing,
+    following,
+    is_attribute,
+    preceding,
+    solid,
+    tokenize,
+    without_templates,
+    word,
+)
 
 _REFUSED = {
     "double": "MSL has no double",
@@ -41,8 +51,10 @@ def lint(preprocessed: str, skip: str) -> list[Finding]:
     """Findings in a preprocessed .metal source, but for files below the folder `skip`."""
     tokens = tokenize(preprocessed)
     found = []
+    variables = dict(_not_constant(tokens))
     for i, file, line in _places(tokens):
-        message = "" if file.startswith(skip) else _refused(tokens, i) or _lambda(tokens, i) or _pointer(tokens, i)
+        message = variables.get(i) or _refused(tokens, i) or _lambda(tokens, i) or _pointer(tokens, i)
+        message = "" if file.startswith(skip) else message
         if message:
             found.append(Finding(file, line, message))
     return found
@@ -127,3 +139,63 @@ def _is_parameter(tokens: Tokens, i: int) -> bool:
         if tokens[j][1] in (";", "{", "}"):
             return False
     return False
+
+
+def _not_constant(tokens: Tokens) -> Iterator[tuple[int, str]]:
+    """Where a variable of a file or class, or a static one of a function, is declared without `constant`."""
+    scopes = ["namespace"]
+    start = i = 0
+    while i < len(tokens):
+        kind, now = tokens[i]
+        if kind == "op" and now in "([" and not (now == "[" and word(tokens, i - 1) == "["):
+            i = closing(tokens, i)
+        elif kind == "op" and now == "{":
+            scope = _scope(tokens, start, i, scopes[-1])
+            if scope:
+                scopes.append(scope)
+                start = i + 1
+            else:
+                i = closing(tokens, i)  # a list of values
+        elif kind == "op" and now in ";}":
+            head = following(tokens, start - 1)
+            if now == ";" and _is_variable(tokens, head, i, scopes[-1]):
+                where = "static local" if scopes[-1] == "function" else "program scope"
+                yield head, f"{where} variable must reside in constant address space"
+            if now == "}" and len(scopes) > 1:
+                scopes.pop()
+            start = i + 1
+        i += 1
+
+
+def outline(declaration: Tokens) -> list[str]:
+    """The words of a declaration without what stands in brackets, in attributes, and before a template's body."""
+    head = without_templates(solid(declaration))
+    words, i = [], 0
+    while i < len(head):
+        words.append(head[i][1])
+        i = closing(head, i) if head[i][0] == "op" and head[i][1] in "([{" else i + 1
+    return words
+
+
+def _scope(tokens: Tokens, start: int, brace: int, outer: str) -> str:
+    """What the { at brace begins: a namespace, class or function, or, "", a list of values."""
+    words = outline(tokens[start:brace])
+    if outer == "function" or "(" in words:
+        return "" if "=" in words or words[-1:] == ["return"] else "function"
+    if "=" in words:
+        return ""
+    if {"struct", "class", "union"} & set(words):
+        return "class"
+    return "namespace" if {"namespace", "extern"} & set(words) else ""
+
+
+def _is_variable(tokens: Tokens, start: int, end: int, scope: str) -> bool:
+    words = outline(tokens[start:end])
+    if {"constant", "sampler", "operator", "struct", "class", "union", "enum"} & set(words):
+        return False
+    if "(" in words[: words.index("=") if "=" in words else None]:  # a function
+        return False
+    if scope != "namespace":
+        return "static" in words
+    others = ("using", "typedef", "static_assert", "template", "friend", "extern")
+    return len([now for now in words if now.isidentifier()]) > 1 and words[0] not in others

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Memory that ends at an unmapped page, so that an access past its end faults instead of reading what lies there."""
+"""Memory that ends at an unmapped page, so that an access past its end faults instead of reading what lies there.
+
+Before its start it is NaN up to the page's, where the next unmapped one begins.
+"""
 
 import ctypes
 import mmap
 import sys
+import weakref
 from typing import Any
 
 import numpy as np
@@ -12,18 +16,20 @@ POISON = 0xFF  # every byte: NaN in all floating types, -1 in integers
 ALIGNMENT = 16  # of the widest access of one GPU thread
 _AROUND = 1 << 30  # unmapped on both sides: an index gone wrong by 32 bits of bytes does not find other memory
 _PAGE = mmap.PAGESIZE
+_FILLING = b"\xfe\xff" * (_PAGE // 2 + 1)  # NaN in types of two bytes or more, but not what one who writes NaN writes
 _ANONYMOUS = {"linux": 0x22 | 0x4000, "darwin": 0x1002 | 0x40}.get(sys.platform, 0x22)  # private, no swap reserved
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 _libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _NONE, _READ, _WRITE = 0, 1, 2
 
 
 class Guarded:
-    """Bytes that end at an unmapped page; what is left to a multiple of 16 bytes is filled and looked after."""
+    """Bytes that end, to a multiple of 16, at an unmapped page; the rest of their pages is filled and looked after."""
 
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
@@ -36,9 +42,12 @@ class Guarded:
         self._start = self._base + _AROUND
         self._end = self._start + self._inner
         self._protect(_READ | _WRITE)
+        if hasattr(mmap, "MADV_HUGEPAGE"):  # a fault for every 4 KiB takes five times as long as the copy
+            _libc.madvise(self._start, self._inner, mmap.MADV_HUGEPAGE)
         self._room = (nbytes + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
         self.address = self._end - self._room
-        ctypes.memset(self.address + nbytes, POISON, self._room - nbytes)
+        for start, size in self._slack().values():
+            ctypes.memmove(start, _FILLING[start % 2 :], size)
 
     def _protect(self, how: int) -> None:
         if self._inner and _libc.mprotect(self._start, self._inner, how):
@@ -48,9 +57,17 @@ class Guarded:
         """From now on a write faults."""
         self._protect(_READ)
 
-    def overrun(self) -> bool:
-        """Whether a byte between the end and the unmapped page has been written."""
-        return any(byte != POISON for byte in ctypes.string_at(self.address + self.nbytes, self._room - self.nbytes))
+    def _slack(self) -> dict[str, tuple[int, int]]:
+        """Where the bytes are that nobody owns: address and size."""
+        end = self.address + self.nbytes
+        return {"past the end": (end, self._end - end), "before the start": (self._start, self.address - self._start)}
+
+    def overrun(self) -> str | None:
+        """Where a byte between the array and the unmapped pages has been written, if one has."""
+        for where, (start, size) in self._slack().items():
+            if ctypes.string_at(start, size) != _FILLING[start % 2 : start % 2 + size]:
+                return where
+        return None
 
     def array(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
         """These bytes as an array, which keeps them alive."""
@@ -74,12 +91,16 @@ class Guarded:
             _libc.munmap(self._base, self._size)
 
 
+guarded_arrays: "weakref.WeakKeyDictionary[Guarded, str]" = weakref.WeakKeyDictionary()  # and how messages name them
+
+
 def guarded(array: Any, *, writable: bool = True) -> np.ndarray[Any, Any]:
     """A copy of array, any shape and dtype, that ends at an unmapped page and, unless writable, faults when written."""
     array = np.asarray(array, order="C")
     memory = Guarded(array.nbytes)
     copy = memory.array(array.shape, array.dtype)
     copy[...] = array
+    guarded_arrays[memory] = f"a guarded array ({array.nbytes} bytes{'' if writable else ', not writable'})"
     if not writable:
         memory.write_protect()
         copy.flags.writeable = False

@@ -27,6 +27,7 @@ from kernelsim import arguments, checks, msl, toolchain
 from kernelsim.arguments import Described
 from kernelsim.audit import Compulsory, launched
 from kernelsim.audit import build as build_audited
+from kernelsim.constants import Uses
 from kernelsim.errors import ArgumentError, SourceError
 from kernelsim.launch import SLOTS, Grid, Options, run, three
 from kernelsim.lint import Finding, lint
@@ -121,10 +122,20 @@ class Library:
         """The kernel of this name, compiled, with function constants by index or name.
 
         Raises:
-            ArgumentError: there is no such kernel or constant. SourceError: it does not compile.
+            ArgumentError: there is no such kernel or constant, or one that the kernel uses is not given.
+            SourceError: it does not compile.
         """
         entry = self._entry(name)
-        return Kernel(self, entry, self._compiled(name), self._constants(constants or {}))
+        given = self._constants(constants or {})
+        required = self._uses.required(entry.function) if self.source.constants.keys() - given.keys() else set()
+        for index, constant in self.source.constants.items():
+            if index not in given and constant.rpartition("::")[2] in required:
+                raise ArgumentError(f"{name}: function constant {constant} ({index}) is used, but not given")
+        return Kernel(self, entry, self._compiled(name), given)
+
+    @functools.cached_property
+    def _uses(self) -> Uses:
+        return Uses(self.preprocessed)
 
     def check(self, kernels: Iterable[str] | None = None) -> list[Finding]:
         """What Apple's compiler would refuse, in all kernels or these: lint(), address_spaces() and recursion.
@@ -360,7 +371,7 @@ def _entry(number: int, entry: msl.Entry) -> str:
     for n, parameter in enumerate(entry.parameters):
         kind = f"S::arg<{n}>"
         if parameter.kind == "buffer":
-            call.append(f"ksim::buffer<{kind}>(a, {parameter.index})")
+            call.append(f"ksim::buffer<{kind}>(ksim_arguments, {parameter.index})")
         elif parameter.kind == "threadgroup":
             call.append(f"ksim::threadgroup<{kind}>({parameter.index})")
         else:
@@ -368,7 +379,8 @@ def _entry(number: int, entry: msl.Entry) -> str:
         described.append(f"ksim::describe<{kind}>()")
     signature = f"using S = ksim::signature<decltype({entry.expression})>;"
     return (
-        f'extern "C" void ksim_entry_{number}(void* a) {{ {signature} {entry.expression}({", ".join(call)}); }}\n'
+        f'extern "C" void ksim_entry_{number}(void* ksim_arguments) {{ {signature} '
+        f"{entry.expression}({', '.join(call)}); }}\n"
         f'extern "C" const ksim::Description* ksim_parameters_{number}() {{ {signature} '
         f"static const ksim::Description all[] = {{{', '.join([*described, '{}'])}}}; return all; }}"
     )

@@ -319,6 +319,10 @@ class _Rewriter:
             end = self.constant(i)
             if end:
                 return end
+        while word(self.tokens, after) in ("const", "volatile"):
+            after = following(self.tokens, after)
+        if now == "thread" and word(self.tokens, after) in SPACES:  # of `thread const device T* p[2]`, p's own
+            return i + 1
         self.out.append(("name", self.keywords[now] + " "))
         return i + 1
 
@@ -352,7 +356,8 @@ class _Rewriter:
         struct = f"ksim_shared_{self.shared_count}"
         references = "; ".join(f"auto& {name} = ksim::shared<{struct}>().{name}" for name in names)
         body = "".join(now for _, now in declaration).strip()
-        self.out += [("name", f"struct {struct} {{ {body}; }}; {references}"), ("op", ";")]
+        named = "" if self.keep else f' static constexpr const char* ksim_names() {{ return "{", ".join(names)}"; }}'
+        self.out += [("name", f"struct {struct} {{ {body};{named} }}; {references}"), ("op", ";")]
         return end + 1
 
     def constant(self, i: int) -> int:

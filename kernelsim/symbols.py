@@ -15,6 +15,8 @@ Place = tuple[str, int]
 
 def place(library: Path, offset: int) -> Place | None:
     """File and line of the instruction at `offset` of a library compiled with -gline-tables-only; None if unknown."""
+    if not library.exists():  # a cache that was pruned since
+        return None
     if sys.platform == "darwin":
         return _atos(library, offset)
     starts, places = _lines(library)
@@ -36,7 +38,9 @@ def _lines(library: Path) -> tuple[list[int], list[Place | None]]:
             if program is None:
                 continue
             first = 0 if program.header.version >= 5 else 1  # DWARF 5 counts files from 0
-            files = [_text(entry.name) for entry in program.header.file_entry]
+            # Folder 0 is that of the compilation, in which the name is as the compiler was given it.
+            folders = ["", *map(_text, program.header.include_directory[1 - first :])]
+            files = [str(Path(folders[entry.dir_index], _text(entry.name))) for entry in program.header.file_entry]
             for entry in program.get_entries():
                 state = entry.state
                 if state is None:

@@ -186,9 +186,12 @@ def _ends_label(tokens: Tokens, i: int) -> bool:
 
 
 def without_templates(tokens: Tokens) -> Tokens:
-    """Solid tokens of a declaration without its leading template<...> parts."""
+    """Solid tokens of a declaration without its leading template<...> parts; all, if one of them is not whole yet."""
     while tokens and tokens[0][1] == "template" and word(tokens, 1) == "<":
-        tokens = tokens[after_template(tokens, 1) :]
+        try:
+            tokens = tokens[after_template(tokens, 1) :]
+        except SourceError:
+            break
     return tokens
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Finds a clang++ and compiles with it; what was compiled once is kept, by the hash of all that went in."""
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +27,8 @@ from kernelsim.errors import ArgumentError, SourceError, ToolchainError
 RUNTIME = Path(__file__).parent / "runtime"
 OLDEST = 17  # the first with _Float16 on every x86-64 and complete C++20 templates; Apple's 16 is LLVM's 17
 COMPILE_SECONDS = 300
+CACHE_BYTES = 4 << 30  # beyond them the cache loses what was used longest ago,
+CACHE_SECONDS = 86400  # but nothing that a process which runs now may have loaded
 _NAMES = ("clang++", *(f"clang++-{version}" for version in range(29, OLDEST - 1, -1)))
 _HELP = "install clang 17 or later (apt install clang-19, xcode-select --install), or: pip install ziglang"
 
@@ -95,8 +99,9 @@ class Toolchain:
         command = (*self.command, *BASE_FLAGS, *native(), *flags, *link)
         key = digest(source, *command, self.version, runtime_digest(), cpu(), step)
         output = cache() / f"{key}{suffix}"
-        if output.exists():
+        if _used(output):
             return output
+        prune_once()
         with tempfile.TemporaryDirectory(dir=cache()) as folder:
             file = Path(folder) / "source.cpp"
             file.write_text(source, encoding="utf-8", errors="surrogateescape")
@@ -128,6 +133,7 @@ BASE_FLAGS = (
     f"-I{RUNTIME}",
     "-fno-sanitize=all",  # zig c++ turns some on
     "-fvisibility=default",
+    "-fdebug-compilation-dir=.",  # files are named as they were given, not by their place in the working directory
 )
 ENGINE_FLAGS = ("-fno-strict-aliasing", "-pthread")
 
@@ -211,6 +217,41 @@ def cache() -> Path:
     return folder
 
 
+def _used(path: Path) -> bool:
+    """Whether a file of the cache is there; from now on it is the one that was used last."""
+    with contextlib.suppress(OSError):  # it may be another user's
+        os.utime(path)
+    return path.exists()
+
+
+@functools.cache
+def prune_once() -> None:
+    """Before the first compilation of a process, and not again."""
+    prune(cache(), CACHE_BYTES, time.time() - CACHE_SECONDS)
+
+
+def prune(folder: Path, most: int, before: float) -> None:
+    """Removes what was used longest ago until the rest has `most` bytes, but nothing that was used after `before`.
+
+    Other processes may do the same at once; what one of them uses was used now.
+    """
+    found = []
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):  # another process removed it
+            status = path.stat()
+            if path.is_file():
+                found.append((status.st_mtime, status.st_size, path))
+            elif path.name.startswith("tmp") and status.st_mtime < before:  # of a compilation that was killed
+                shutil.rmtree(path, ignore_errors=True)
+    total = sum(size for _, size, _ in found)
+    for used, size, path in sorted(found):
+        if total <= most or used >= before:
+            break
+        with contextlib.suppress(OSError):
+            path.unlink()
+        total -= size
+
+
 def load(path: Path) -> ctypes.CDLL:
     """A library that was compiled.
 
@@ -235,7 +276,7 @@ def write(path: Path, content: str) -> None:
 def keep(source: str, suffix: str) -> Path:
     """A file of the cache with this text."""
     path = cache() / f"source_{digest(source)}{suffix}"
-    if not path.exists():
+    if not _used(path):
         write(path, source)
     return path
 

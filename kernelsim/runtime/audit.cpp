@@ -169,11 +169,11 @@ struct Recorder {
     return *(slot = kept.get());
   }
 
-  Request *take() {
+  Request *take(uint64_t pc) {
     if (unused.empty()) {
       if (made.size() == kMostOpen)
-        fail(kResources, {nullptr, 0},
-             "the audit holds %zu requests of lanes that others of their warp do not join", kMostOpen);
+        fail_at(reinterpret_cast<void *>(pc), kResources, {nullptr, 0},
+                "the audit holds %zu requests of lanes that others of their warp do not join", kMostOpen);
       made.push_back(std::make_unique<Request>());
       unused.push_back(made.back().get());
     }
@@ -205,7 +205,7 @@ struct Recorder {
     const uint32_t n = track.count[me.lane]++;
     if (n == track.requests.size()) track.requests.push_back(nullptr);
     Request *&request = track.requests[n];
-    if (!request) request = take();
+    if (!request) request = take(place.pc);
     request->lanes |= 1u << me.lane;
     request->address[me.lane] = address;
     if (of->warps[warp].live & ~request->lanes) return;

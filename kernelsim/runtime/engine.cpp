@@ -65,18 +65,36 @@ void Running::poison() {
   memset(shared, kPoison, size_t(static_end - shared));
   for (int i = 0; i < kSlots; i++) {
     const uint32_t bytes = launch->dynamic_bytes[i];
-    dynamic[i] = slot_ends[i] - round_up(bytes, kBank);
+    dynamic[i] = slot_ends[i] - round_up(bytes, launch->shared->dynamic_align);
     if (bytes) memset(dynamic[i], kPoison, size_t(slot_ends[i] - dynamic[i]));
   }
 }
 
-// Whether something was written between the end of shared memory and the unmapped page behind it.
-bool Running::overrun() const {
+// Whether all of it is poison still.
+static bool untouched(const unsigned char *begin, const unsigned char *end) {
+  return begin == end || (*begin == kPoison && !memcmp(begin, begin + 1, size_t(end - begin) - 1));
+}
+
+// Fails if something was written between the shared variables, or behind dynamic shared memory.
+void Running::demand_red_zones() {
+  current = &fibres[0];
+  const char *memory = launch->cuda ? "shared" : "threadgroup";
+  const unsigned char *end = static_end;
+  const char *behind = nullptr;
+  for (const SharedVariable *v = launch->shared->first; v; v = v->next) {
+    const unsigned char *own = shared + v->offset, *zone = own + v->size;
+    const bool far = behind && untouched(zone, zone + kRedZone / 2); // nearer to the variable behind it
+    if (!untouched(zone, end))
+      fail(kMemory, {nullptr, 0}, "writes %s of %s in %s memory", far ? "before the start" : "past the end",
+           far ? behind : v->names, memory);
+    behind = v->names;
+    end = own;
+  }
+  if (!untouched(shared, end))
+    fail(kMemory, {nullptr, 0}, "writes before the start of %s in %s memory", behind, memory);
   for (int i = 0; i < kSlots; i++)
-    for (unsigned char *p = dynamic[i] + launch->dynamic_bytes[i]; launch->dynamic_bytes[i] && p < slot_ends[i];
-         p++)
-      if (*p != kPoison) return true;
-  return false;
+    if (launch->dynamic_bytes[i] && !untouched(dynamic[i] + launch->dynamic_bytes[i], slot_ends[i]))
+      fail(kMemory, {nullptr, 0}, "writes past the end of its dynamic %s memory", memory);
 }
 
 // How far below its end a fibre begins to use its stack. Stacks lie at a distance that is a power of two:
@@ -101,6 +119,7 @@ bool Running::run(Dim at) {
     const int lanes = threads - i * kLanes;
     warps[i].live = warps[i].runnable = lanes >= kLanes ? ~0u : (1u << lanes) - 1;
     warps[i].waiting = 0;
+    warps[i].fibres = fibres + i * kLanes;
   }
   for (int i = 0; i < threads; i++) {
     Fibre &f = fibres[i];
@@ -109,7 +128,9 @@ bool Running::run(Dim at) {
     f.index = n;
     f.lane = uint16_t(i % kLanes);
     f.warp = uint16_t(i / kLanes);
+    f.of = &warps[f.warp];
     f.state = kRunnable;
+    f.line = 0;
     f.sp = first_frame(stacks + size_t(i + 1) * kStackBytes - colour(i), start);
   }
   const int warp = l.schedule == kForward   ? 0
@@ -123,11 +144,7 @@ bool Running::run(Dim at) {
   in_fibres = false;
   if (*failed) return false;
   for (int i = 0; on_converged && i < warp_count; i++) on_converged(*this, i);
-  if (overrun()) {
-    current = &fibres[0];
-    fail(kMemory, {nullptr, 0}, "writes past the end of its dynamic %s memory",
-         l.cuda ? "shared" : "threadgroup");
-  }
+  demand_red_zones();
   return true;
 }
 
@@ -182,6 +199,12 @@ int resources(const Launch &l, Fault &fault) {
   uint64_t used = 0;
   for (SharedVariable *v = l.shared->first; v; v = v->next) used += v->used ? v->size : 0;
   const uint64_t fixed = used;
+  if (l.cuda && fixed > kStaticLimit) {
+    snprintf(fault.message, sizeof fault.message,
+             "needs %llu bytes of static shared memory; %u are allowed, more must be dynamic",
+             (unsigned long long)fixed, kStaticLimit);
+    return fault.kind = kResources;
+  }
   for (uint32_t bytes : l.dynamic_bytes) used += bytes;
   if (!l.shared_limit || used <= l.shared_limit) return 0;
   snprintf(fault.message, sizeof fault.message,
@@ -221,10 +244,12 @@ int launch(const Launch &l, Fault &fault) {
   if (round_up(l.shared->bytes, l.shared->align) > kStaticBytes)
     return refuse(fault, kResources, "more static shared memory than kernelsim has");
   for (uint32_t bytes : l.dynamic_bytes)
-    if (bytes > kSlotBytes) return refuse(fault, kResources, "more dynamic shared memory than kernelsim has");
+    if (round_up(bytes, l.shared->dynamic_align) > kSlotBytes)
+      return refuse(fault, kResources, "more dynamic shared memory than kernelsim has");
   const std::lock_guard<std::mutex> one_at_a_time(launching);
   install_handlers();
   for (SharedVariable *v = l.shared->first; v; v = v->next) v->used = false;
+  l.shared->arrived = l.shared->generation = 0;
   // For the random schedule: threadgroup i * step + offset, step coprime to their number, visits each once.
   uint32_t state = l.seed * 2654435761u | 1;
   progress.offset = shuffle(state);
@@ -245,6 +270,7 @@ int launch(const Launch &l, Fault &fault) {
                     "the system gives no more memory mappings: fewer workers or threads are needed");
     }
     w->launch = &l;
+    w->last = {nullptr, 0};
     w->fault = &fault;
     w->failed = &progress.failed;
     w->random = shuffle(state) | 1;
@@ -263,10 +289,9 @@ int launch(const Launch &l, Fault &fault) {
       const bool late = l.seconds > 0 &&
                         std::chrono::duration<double>(Clock::now() - start).count() > l.seconds;
       if (!progress.cancelled && !late) continue;
-      progress.failed = true; // which a worker sees that is between two threadgroups
-      do {
+      progress.failed = true; // which a worker sees that is between two threadgroups, or in heed_stop()
+      while (!progress.ended.wait_for(lock, std::chrono::milliseconds(1), done))
         for (std::thread &t : threads) pthread_kill(t.native_handle(), kStopSignal);
-      } while (!progress.ended.wait_for(lock, std::chrono::milliseconds(1), done));
       break;
     }
   }

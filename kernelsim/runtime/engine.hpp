@@ -69,22 +69,28 @@ enum State : uint8_t {
   kReturned
 };
 
+struct Warp;
 struct alignas(64) Fibre {
   void *sp;         // of its stack, while it does not run
+  Warp *of;         // its own
   const Call *call; // what it waits for; lies on its stack
   Together together;
   Dim position;   // in the threadgroup
   uint32_t index; // the same, linear
   uint16_t lane, warp;
   State state;
-  int barrier; // that it waits at
+  uint8_t barrier; // that it waits at
+  uint32_t mask;   // of its last operation whose lanes a mask names
+  int line;        // where that was; 0 = there was none
 };
+static_assert(sizeof(Fibre) == 64); // a line of the cache
 
 struct Warp {
   uint32_t live, runnable; // sets of lanes
   uint32_t waiting;        // for an operation done together
   uint32_t joined;         // those of them that wait for what `first` waits for
   const Fibre *first;
+  Fibre *fibres; // of its lanes
   Lanes lanes;
 };
 
@@ -170,34 +176,52 @@ void arrive(const Call &call, int id, int expected);
 // Ends the launch with a fault of this thread.
 [[noreturn]] void fail(FaultKind kind, Where where, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+// fail(), with the return address of what the kernel has called.
+[[noreturn]] void fail_at(const void *caller, FaultKind kind, Where where, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+// A stop interrupts a thread in the kernel's code and the engine's, but not in the C library, which may hold
+// locks. What spends its time there calls these: heed_stop() ends the thread, as of code at `caller`, if the
+// launch ends.
+void heed_stop(const void *caller);
+void give_way(); // to other threads of the operating system, while this one waits for another threadgroup
 // Runs the whole grid; 0, or the kind of the fault.
 int launch(const Launch &launch, Fault &fault);
 
-// A threadgroup variable: S is a struct of the declaration's variables. They lie one after another in the
-// shared memory of the worker, NaN-poisoned before every threadgroup, and count towards a kernel's use when it
-// touches them.
+// A threadgroup variable: S is a struct of the declaration's variables. They lie one after another, kRedZone
+// bytes apart, in the shared memory of the worker, NaN-poisoned before every threadgroup, and count towards a
+// kernel's use when it touches them.
+constexpr size_t kRedZone = 128; // shows what is written past the end of a variable, or before its start
 struct SharedVariable {
   uint32_t offset, size;
   bool used = false;
-  SharedVariable *next;
-  SharedVariable(size_t size, size_t align);
+  const char *names;
+  SharedVariable *next; // that lies before this one
+  SharedVariable(size_t size, size_t align, const char *names);
 };
 struct SharedVariables { // of a library of kernels
   SharedVariable *first = nullptr;
-  size_t bytes = 0, align = 128; // at least the width of the 32 banks of four bytes
+  size_t bytes = 0, align = 128;        // at least the width of the 32 banks of four bytes
+  size_t dynamic_align = 128;           // of dynamic shared memory
+  uint32_t arrived = 0, generation = 0; // of the running grid's threadgroups, when they wait for each other
 };
 inline KSIM_CONSTANT SharedVariables library_variables __attribute__((visibility("hidden")));
-inline __attribute__((visibility("hidden"))) SharedVariable::SharedVariable(size_t size, size_t align)
-    : size(uint32_t(size)), next(library_variables.first) {
+inline __attribute__((visibility("hidden"))) SharedVariable::SharedVariable(size_t size, size_t align,
+                                                                            const char *names)
+    : size(uint32_t(size)), names(names), next(library_variables.first) {
   if (align < 16) align = 16;
-  offset = uint32_t((library_variables.bytes + align - 1) / align * align);
+  offset = uint32_t((library_variables.bytes + kRedZone + align - 1) / align * align);
   library_variables.first = this;
   library_variables.bytes = offset + size;
   if (align > library_variables.align) library_variables.align = align;
 }
 extern "C" inline __attribute__((used)) SharedVariables *ksim_shared_variables() { return &library_variables; }
+template <class S> KSIM_INLINE constexpr auto shared_names(int) -> decltype(S::ksim_names()) {
+  return S::ksim_names();
+}
+template <class S> KSIM_INLINE constexpr const char *shared_names(long) { return "a variable"; }
 template <class S>
-inline SharedVariable shared_variable __attribute__((visibility("hidden"))){sizeof(S), alignof(S)};
+inline SharedVariable shared_variable
+    __attribute__((visibility("hidden"))){sizeof(S), alignof(S), shared_names<S>(0)};
 template <class S> KSIM_INLINE S &shared() {
   SharedVariable &v = shared_variable<S>;
   if (!v.used) v.used = true;

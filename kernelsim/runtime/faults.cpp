@@ -3,6 +3,7 @@
 #include "running.hpp"
 
 #include <dlfcn.h>
+#include <sched.h>
 #if defined(__linux__)
 #include <link.h>
 #endif
@@ -13,13 +14,24 @@
 
 #include <mutex>
 
+extern "C" int ksim_printf(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
 namespace ksim {
 
 namespace {
 
 std::mutex fault_mutex;
 
-void report(Running &w, FaultKind kind, Where where, const char *message) {
+// Where code lies in the kernels' library, which alone has lines of the kernel's source; 0 if elsewhere.
+uint64_t offset(const Running &w, uint64_t pc) {
+  Dl_info library = {}, kernels = {};
+  const bool known = dladdr(reinterpret_cast<void *>(pc), &library) &&
+                     dladdr(reinterpret_cast<void *>(w.launch->entry), &kernels) &&
+                     library.dli_fbase == kernels.dli_fbase;
+  return known ? pc - uint64_t(library.dli_fbase) : 0;
+}
+
+void report(Running &w, FaultKind kind, uint64_t pc, Where where, const char *message) {
   const std::lock_guard<std::mutex> lock(fault_mutex);
   *w.failed = true;
   Fault &f = *w.fault;
@@ -28,7 +40,8 @@ void report(Running &w, FaultKind kind, Where where, const char *message) {
   f.line = where.line;
   f.group = w.group_position;
   f.thread = w.current ? w.current->position : Dim{0, 0, 0};
-  f.address = f.pc = 0;
+  f.address = 0;
+  f.pc = pc ? offset(w, pc) : 0;
   f.write = -1;
   snprintf(f.file, sizeof f.file, "%s", where.file ? where.file : "");
   snprintf(f.message, sizeof f.message, "%s", message);
@@ -59,6 +72,8 @@ uint64_t program_counter(const ucontext_t &context) {
 #endif
 }
 
+constexpr uint64_t kPrintfBytes = 512; // of ksim_printf()'s code, at most
+
 void on_signal(int signal, siginfo_t *info, void *context) {
   Running *w = static_cast<Running *>(worker);
   if (!w || !w->in_fibres) return pass_on(signal, info, context);
@@ -69,6 +84,7 @@ void on_signal(int signal, siginfo_t *info, void *context) {
     // In other libraries the C library's locks may be held; the signal comes again soon.
     const bool ours = w->pc - w->code < w->code_end - w->code || w->pc - w->engine < w->engine_end - w->engine;
     if (!ours && w->code_end) return;
+    if (w->pc - uint64_t(&ksim_printf) < kPrintfBytes) return; // it ends by itself, with the caller's line
   }
   w->in_fibres = false;
   w->signal = signal;
@@ -130,12 +146,8 @@ void install_handlers() {
 }
 
 void report_signal(Running &w, bool cancelled) {
-  // Of the kernel's library alone: only there is a line of the kernel's source.
-  Dl_info library = {}, kernels = {};
-  const bool known = dladdr(reinterpret_cast<void *>(w.pc), &library) &&
-                     dladdr(reinterpret_cast<void *>(w.launch->entry), &kernels) &&
-                     library.dli_fbase == kernels.dli_fbase;
-  const uint64_t pc = known ? w.pc - uint64_t(library.dli_fbase) : 0;
+  const uint64_t pc = offset(w, w.pc);
+  const Where where = !pc && w.signal == kStopSignal ? w.last : Where{nullptr, 0}; // stopped in the engine
   char text[200];
   FaultKind kind = kMemory;
   if (w.signal == kStopSignal) {
@@ -168,25 +180,49 @@ void report_signal(Running &w, bool cancelled) {
   }
   const std::lock_guard<std::mutex> lock(fault_mutex);
   if (w.fault->kind) return;
-  *w.fault = {kind, 0, w.group_position, w.current->position, w.address, pc, w.write, "", ""};
+  *w.fault = {kind, where.line, w.group_position, w.current->position, w.address, pc, w.write, "", ""};
+  snprintf(w.fault->file, sizeof w.fault->file, "%s", where.file ? where.file : "");
   snprintf(w.fault->message, sizeof w.fault->message, "%s", text);
 }
 
-void fail(FaultKind kind, Where where, const char *format, ...) {
+void heed_stop(const void *caller) {
+  if (!worker || !*running().failed) return;
+  Running &w = running();
+  w.in_fibres = false;
+  w.signal = kStopSignal;
+  w.pc = uint64_t(caller) - 1; // the call, not what follows it
+  siglongjmp(w.fallback, kSignalled);
+}
+
+void give_way() {
+  heed_stop(__builtin_return_address(0));
+  sched_yield();
+}
+
+[[noreturn]] static void fail(uint64_t pc, FaultKind kind, Where where, const char *format, va_list args) {
   if (worker)
     running().in_fibres = false; // a stop signal must not jump away from what follows, which takes locks
   char message[480];
-  va_list args;
-  va_start(args, format);
   vsnprintf(message, sizeof message, format, args);
-  va_end(args);
   if (!worker) { // host code of a CUDA file
     fprintf(stderr, "%s:%d: %s\n", where.file, where.line, message);
     __builtin_trap();
   }
   Running &w = running();
-  report(w, kind, where, message);
+  report(w, kind, pc, where, message);
   siglongjmp(w.fallback, kFailed);
+}
+
+void fail(FaultKind kind, Where where, const char *format, ...) {
+  va_list args;
+  va_start(args, format);
+  fail(0, kind, where, format, args);
+}
+
+void fail_at(const void *caller, FaultKind kind, Where where, const char *format, ...) {
+  va_list args;
+  va_start(args, format);
+  fail(uint64_t(caller) - 1, kind, where, format, args);
 }
 
 } // namespace ksim
@@ -195,18 +231,31 @@ using namespace ksim;
 
 extern "C" {
 
-// What the compiler passes to the handlers of -fsanitize: the place, then what the check is about.
+// CUDA's printf.
+int ksim_printf(const char *format, ...) {
+  if (worker && *running().failed) heed_stop(__builtin_return_address(0));
+  va_list arguments;
+  va_start(arguments, format);
+  const int printed = vprintf(format, arguments);
+  va_end(arguments);
+  return printed;
+}
+
+// What the compiler passes to the handlers of -fsanitize: the place, then what the check is about. The place
+// may be in the language's headers, then the handler's caller tells the kernel's line.
 struct Place {
   const char *file;
   uint32_t line, column;
+  Where where() const { return {file, int(line)}; }
 };
+#define KSIM_CALLER __builtin_return_address(0)
 
 void __ubsan_handle_divrem_overflow_abort(Place *at, uintptr_t, uintptr_t divisor) {
-  fail(kDivision, {at->file, int(at->line)},
-       divisor ? "integer division overflows" : "integer division by zero");
+  fail_at(KSIM_CALLER, kDivision, at->where(),
+          divisor ? "integer division overflows" : "integer division by zero");
 }
 void __ubsan_handle_out_of_bounds_abort(Place *at, uintptr_t index) {
-  fail(kMemory, {at->file, int(at->line)}, "index %lld is outside of its array", (long long)index);
+  fail_at(KSIM_CALLER, kMemory, at->where(), "index %lld is outside of its array", (long long)index);
 }
 struct Mismatch {
   Place at;
@@ -214,11 +263,11 @@ struct Mismatch {
   unsigned char log_align, kind;
 };
 void __ubsan_handle_type_mismatch_v1_abort(Mismatch *m, uintptr_t address) {
-  fail(kMemory, {m->at.file, int(m->at.line)}, "misaligned address %#llx: %d bytes of alignment are needed",
-       (unsigned long long)address, 1 << m->log_align);
+  fail_at(KSIM_CALLER, kMemory, m->at.where(), "misaligned address %#llx: %d bytes of alignment are needed",
+          (unsigned long long)address, 1 << m->log_align);
 }
 void __ubsan_handle_alignment_assumption_abort(Place *at, uintptr_t address, uintptr_t align, uintptr_t) {
-  fail(kMemory, {at->file, int(at->line)}, "misaligned address %#llx: %llu bytes of alignment are assumed",
-       (unsigned long long)address, (unsigned long long)align);
+  fail_at(KSIM_CALLER, kMemory, at->where(), "misaligned address %#llx: %llu bytes of alignment are assumed",
+          (unsigned long long)address, (unsigned long long)align);
 }
 }

@@ -10,12 +10,13 @@
 #include <atomic>
 #include <mutex>
 
+#pragma GCC visibility push(hidden) // so that calls among these files are direct
 namespace ksim {
 
-constexpr size_t kStackBytes = 256 << 10;  // of a fibre; its lowest page is unmapped
-constexpr size_t kStaticBytes = 512 << 10; // of threadgroup variables, all kernels of a library together
-constexpr size_t kSlotBytes = 256 << 10;   // of one dynamic threadgroup array
-constexpr size_t kBank = 128;              // alignment of dynamic shared memory: its 32 banks of four bytes
+constexpr size_t kStackBytes = 256 << 10;   // of a fibre; its lowest page is unmapped
+constexpr size_t kStaticBytes = 512 << 10;  // of threadgroup variables, all kernels of a library together
+constexpr size_t kSlotBytes = 256 << 10;    // of one dynamic threadgroup array
+constexpr uint32_t kStaticLimit = 48 << 10; // of a CUDA kernel's static shared memory, as ptxas has it
 constexpr size_t kSignalStackBytes = 64 << 10;
 constexpr size_t kKeptWorkers = 64;     // between launches
 constexpr unsigned char kPoison = 0xff; // NaN in every floating type
@@ -27,6 +28,7 @@ struct Running : Worker {
   void *main_sp = nullptr;
   unsigned char *stacks = nullptr, *signal_stack = nullptr, *static_end = nullptr, *slot_ends[kSlots] = {};
   int live = 0;
+  Where last = {nullptr, 0}; // where a thread came last to a barrier, or to what lanes do together
   int at_barrier[kBarriers] = {}, arrived[kBarriers] = {},
       counted[kBarriers] = {}; // counted: threads it waits for
   Fault *fault = nullptr;
@@ -45,10 +47,12 @@ struct Running : Worker {
   bool prepare(int threads);
   bool run(Dim at);
   void poison();
-  bool overrun() const;
+  void demand_red_zones();
   // schedule.cpp
   int pick(uint32_t lanes);
   void next(Fibre &me);
+  Warp *runnable_warp(const Fibre &me);
+  void demand_one_mask(Fibre &one, uint32_t returned);
   void complete(Warp &warp, uint32_t lanes);
   bool settle(Warp &warp);
   bool unblock();
@@ -84,3 +88,4 @@ inline uint32_t shuffle(uint32_t &state) { // xorshift32
 }
 
 } // namespace ksim
+#pragma GCC visibility pop

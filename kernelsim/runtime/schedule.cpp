@@ -32,27 +32,25 @@ int Running::pick(uint32_t lanes) {
   return (lowest(lanes >> turn | (turn ? lanes << (32 - turn) : 0)) + turn) & 31;
 }
 
+// A warp in which a fibre can go on, when none of the warp of `me` can; null: the threadgroup has ended.
+Warp *Running::runnable_warp(const Fibre &me) {
+  const int step = launch->schedule == kReverse ? warp_count - 1 : 1;
+  const int from = launch->schedule == kRandom ? int(shuffle(random) % uint32_t(warp_count)) : me.warp;
+  for (;;) {
+    int at = from;
+    for (int tried = 0; tried < warp_count; tried++, at = (at + step) % warp_count)
+      if (warps[at].runnable) return &warps[at];
+    if (!live || !unblock()) return nullptr;
+  }
+}
+
 // The fibre `me` waits or has returned: another goes on, or the threadgroup has ended.
 void Running::next(Fibre &me) {
-  int at = me.warp;
-  if (!warps[at].runnable) {
-    const int step = launch->schedule == kReverse ? warp_count - 1 : 1;
-    const int from = launch->schedule == kRandom ? int(shuffle(random) % uint32_t(warp_count)) : at;
-    for (;;) {
-      at = from;
-      int tried = 0;
-      while (tried < warp_count && !warps[at].runnable) at = (at + step) % warp_count, tried++;
-      if (tried < warp_count) break;
-      if (!live || !unblock()) {
-        switch_stack(&me.sp, main_sp);
-        return;
-      }
-    }
-  }
-  Warp &warp = warps[at];
-  const int lane = pick(warp.runnable);
-  warp.runnable &= ~(1u << lane);
-  Fibre &chosen = fibres[at * kLanes + lane];
+  Warp *warp = me.of;
+  if (!warp->runnable && !(warp = runnable_warp(me))) return switch_stack(&me.sp, main_sp);
+  const int lane = pick(warp->runnable);
+  warp->runnable &= ~(1u << lane);
+  Fibre &chosen = warp->fibres[lane];
   chosen.state = kRunnable;
   if (&chosen == &me) return;
   current = &chosen;
@@ -65,9 +63,12 @@ static bool same_place(const Call &a, const Call &b) {
   return a.name == b.name && a.where.line == b.where.line && a.where.file == b.where.file;
 }
 
-static bool alike(const Fibre &a, const Fibre &b) {
-  return a.together == b.together && a.call->participants == b.call->participants &&
-         (a.call->participants == kMasked ? a.call->mask == b.call->mask : same_place(*a.call, *b.call));
+// Where the lanes are named by a mask, CUDA wants one operation of all, with one mask, but not at one place.
+static bool alike(const Worker &w, const Fibre &a, const Fibre &b) {
+  const Call &one = *a.call, &other = *b.call;
+  if (a.together != b.together || one.participants != other.participants) return false;
+  if (one.participants == kMasked && one.mask != other.mask) return false;
+  return one.participants == kMasked && w.launch->cuda ? one.name == other.name : same_place(one, other);
 }
 
 // The lanes of the warp that wait for what `me` waits for.
@@ -75,7 +76,7 @@ static uint32_t those_like(const Worker &w, const Warp &warp, const Fibre &me) {
   uint32_t lanes = 0;
   const Fibre *of_warp = w.fibres + me.warp * kLanes;
   for (uint32_t set = warp.waiting; set; set &= set - 1)
-    if (alike(of_warp[lowest(set)], me)) lanes |= 1u << lowest(set);
+    if (alike(w, of_warp[lowest(set)], me)) lanes |= 1u << lowest(set);
   return lanes;
 }
 
@@ -83,9 +84,24 @@ static uint32_t wanted(const Warp &warp, const Fibre &me) {
   return me.call->participants == kMasked ? me.call->mask & warp.live : warp.live;
 }
 
+// Lanes that `one` names in its mask have returned, as they may. Fails if one of them had come to the same
+// place with another mask: they disagree.
+void Running::demand_one_mask(Fibre &one, uint32_t returned) {
+  for (; returned; returned &= returned - 1) {
+    const int i = one.warp * kLanes + lowest(returned);
+    const Fibre &other = fibres[i];
+    if (i >= threads || other.line != one.line || other.mask == one.mask) continue;
+    current = &one;
+    fail(kDivergence, one.call->where,
+         "%s: lane %d comes with mask %08x, lane %d, which it names, came with %08x", one.call->name, one.lane,
+         one.mask, other.lane, other.mask);
+  }
+}
+
 void Running::complete(Warp &warp, uint32_t set) {
-  const Fibre *of_warp = fibres + (&warp - warps) * kLanes;
-  const Fibre &one = of_warp[lowest(set)];
+  Fibre *of_warp = fibres + (&warp - warps) * kLanes;
+  Fibre &one = of_warp[lowest(set)];
+  if (one.call->participants == kMasked && one.mask & ~warp.live) demand_one_mask(one, one.mask & ~warp.live);
   warp.lanes.active = set;
   warp.lanes.call = one.call;
   one.together(warp.lanes);
@@ -112,10 +128,12 @@ bool Running::settle(Warp &warp) {
 void together(Together fn, const void *in, void *out, const Call &call) {
   Running &w = running();
   Fibre &me = *w.current;
-  Warp &warp = w.warps[me.warp];
+  Warp &warp = *me.of;
   const uint32_t bit = 1u << me.lane;
   if (call.participants == kMasked && !(call.mask & bit))
     fail(kDivergence, call.where, "%s: lane %d is not in its own mask %08x", call.name, me.lane, call.mask);
+  w.last = call.where;
+  if (call.participants == kMasked) me.mask = call.mask, me.line = call.where.line;
   me.call = &call;
   me.together = fn;
   me.state = kTogether;
@@ -124,12 +142,11 @@ void together(Together fn, const void *in, void *out, const Call &call) {
   uint32_t here = bit;
   if (!warp.waiting) {
     warp.first = &me;
-    warp.joined = bit;
-  } else if (alike(*warp.first, me)) {
-    here = warp.joined |= bit;
+    warp.joined = warp.waiting = bit;
+  } else {
+    warp.waiting |= bit;
+    here = alike(w, *warp.first, me) ? warp.joined |= bit : those_like(w, warp, me);
   }
-  warp.waiting |= bit;
-  if (here == bit && warp.first != &me) here = those_like(w, warp, me); // others wait for something else
   const uint32_t lanes = wanted(warp, me);
   if ((lanes & ~here) == 0) {
     w.complete(warp, lanes);
@@ -260,6 +277,7 @@ void barrier(const Call &call, int id, int expected) {
   Running &w = running();
   Fibre &me = *w.current;
   if (id < 0 || id >= kBarriers) fail(kArgument, call.where, "%s: there is no barrier %d", call.name, id);
+  w.last = call.where;
   me.call = &call;
   me.state = kAtBarrier;
   me.barrier = id;

@@ -51,6 +51,47 @@ def test_dynamic_shared_memory_of_a_namespace(language):
     assert out.tolist() == list(range(63, -1, -1))
 
 
+def test_shared_memory_of_a_namespace_is_what_its_name_means_there():
+    source = """
+    extern __shared__ __align__(1024) float memory[];
+    __shared__ int fixed[4], one;
+    template <class T> __device__ T get(int i) { return memory[i]; }
+    __device__ float parameter(const float* memory, int i) { return memory[i]; }
+    __device__ float local(int i) { float memory[2] = {5, 6}; return memory[i & 1]; }
+    struct Member { float memory[2]; __device__ float get(int i) const { return memory[i]; } };
+    namespace other { __device__ float fixed(float x) { return x + memory[0]; } }
+    namespace there { __shared__ float only[1]; }
+    __device__ float only = 7;
+    int host(int one) { size_t memory = 1; int fixed[1] = {one}; return fixed[0] + int(memory); }
+    __host__ __device__ int both(int one) { int fixed[2] = {one, 1}; return fixed[0]; }
+    __global__ void scopes(float* out, size_t* address) {
+      const int i = threadIdx.x;
+      memory[i] = i;
+      if (i < 4) fixed[i] = 10 * i;
+      if (i == 0) one = 9;
+      __syncthreads();
+      auto captures = [&](int i) -> float { return memory[i] + fixed[1]; };
+      auto does_not = [](int i) { return memory[i]; };
+      out[i] = get<float>(31 - i);
+      out[32 + i] = parameter(memory + 1, i) + local(i) + Member{{1, 2}}.get(i & 1) + fixed[i % 4] + one;
+      out[64 + i] = captures(i) + does_not(i) + other::fixed(1) + both(2) + only;
+      address[0] = reinterpret_cast<size_t>(&memory);
+      address[1] = __cvta_generic_to_shared(memory);
+    }
+    __global__ void an_argument(float* out, int memory) { out[0] = memory; }
+    """
+    library = cuda.load(source=source)
+    out, address, i = kernelsim.poisoned((3, 32), np.float32), np.ones(2, np.uint64), np.arange(32)
+    library.kernel("scopes")([out, address], grid=1, block=32, shared=33 * 4)
+    assert np.array_equal(out[0], 31 - i)
+    assert np.array_equal(out[1, :31], (i + 1 + 5 + i % 2 + 1 + i % 2 + 10 * (i % 4) + 9)[:31])
+    assert np.array_equal(out[2], i + 10 + i + 1 + 2 + 7)
+    assert (address % 1024).tolist() == [0, 0]
+    library.kernel("an_argument")([out, 3], grid=1, block=1)
+    assert out[0, 0] == 3
+    cuda.build(source=source)
+
+
 @pytest.mark.parametrize(("name", "rows", "dtype"), [(TEMPLATES[0], 8, np.float32), (TEMPLATES[1], 4, np.float16)])
 def test_shared_memory_in_templates(language, name, rows, dtype):
     x = np.arange(rows * 32, dtype=dtype).reshape(rows, 32) / 64
@@ -286,6 +327,44 @@ def test_faults_name_line_block_and_thread(language, what, place, kind, message)
     assert str(fault).endswith("(block (0, 0, 0), thread (3, 0, 0))")
 
 
+def test_what_would_end_the_process_is_a_fault():
+    source = """
+    #include <cstdlib>
+    #include <stdexcept>
+    __global__ void ends(int what) {
+      if (what == 0) throw std::runtime_error("no");
+      if (what == 1) exit(3);
+      else if (what == 2) std::abort();
+    }
+    """
+    kernel = cuda.load(source=source).kernel("ends")
+    for what, message in enumerate(("throws an exception", r"calls exit\(3\)", r"calls abort\(\)")):
+        with pytest.raises(KernelFault, match=rf":{5 + what}: ends: {message} ") as caught:
+            kernel([what], grid=1, block=32)
+        assert caught.value.kind == "trap"
+
+
+def test_what_a_device_cannot_launch():
+    source = """
+    template <int n> __global__ void fixed(int* out) {
+      __shared__ int x[n];
+      x[0] = 1;
+      *out = x[0];
+    }
+    template <int n> __global__ void __cluster_dims__(n, 1, 1) clusters(int* out) { *out = 1; }
+    __global__ void __cluster_dims__(2) declared(int* out);
+    __global__ void declared(int* out) { *out = 1; }
+    """
+    library, out = cuda.load(source=source), np.zeros(1, np.int32)
+    for allowed in ("fixed<12288>", "clusters<1>"):
+        library.kernel(allowed)([out], grid=1, block=1)
+    with pytest.raises(ArgumentError, match="needs 49156 bytes of static shared memory; 49152 are allowed"):
+        library.kernel("fixed<12289>")([out], grid=1, block=1)
+    for name in ("clusters<2>", "declared"):
+        with pytest.raises(ArgumentError, match=f"{name}: thread block clusters are not simulated"):
+            library.kernel(name)([out], grid=2, block=1)
+
+
 def test_an_endless_loop_meets_its_time_limit(language):
     with pytest.raises(TimeLimitExceeded, match="longer than the time limit"):
         language.kernel("faulty")([np.zeros(8, np.int32), 7, 0], grid=1, block=32, time_limit=0.3)
@@ -303,7 +382,11 @@ def test_an_endless_loop_meets_its_time_limit(language):
         ([np.zeros(4, np.float32)] * 3 + [1, 2.5], {}, "cannot hold 2.5"),
         ([np.zeros(4, np.float32)] * 3 + [1, 2], {"grid": 0}, "grid is one to three positive integers"),
         ([np.zeros(4, np.float32)] * 3 + [1, 2], {"block": (32, 0)}, "block is one to three positive integers"),
-        ([np.zeros(4, np.float32)] * 3 + [1, 2], {"block": 2048}, "1 to 1024 threads, not 2048"),
+        ([np.zeros(4, np.float32)] * 3 + [1, 2], {"block": (32, 64)}, "1 to 1024 threads, not 2048"),
+        ([np.zeros(4, np.float32)] * 3 + [1, 2], {"block": 1025}, "block has at most 1024 in x, not 1025"),
+        ([np.zeros(4, np.float32)] * 3 + [1, 2], {"block": (1, 1, 65)}, "block has at most 64 in z, not 65"),
+        ([np.zeros(4, np.float32)] * 3 + [1, 2], {"grid": 1 << 31}, "grid has at most 2147483647 in x"),
+        ([np.zeros(4, np.float32)] * 3 + [1, 2], {"grid": (1, 65536)}, "grid has at most 65535 in y, not 65536"),
         ([np.zeros(4, np.float32)] * 3 + [1, 2], {"shared": 1 << 20}, "0 to 101376 bytes for a block"),
         ([np.zeros(4, np.float32)] * 3 + [1, 2], {"speed": 1}, "no option 'speed'"),
     ],
@@ -339,6 +422,7 @@ def test_null_pointers_and_scalars_of_every_type():
         ("__global__ int x;", "__global__ is not followed by a function"),
         ("void f() { 3<<<1, 2>>>(); }", "<<< does not stand behind a kernel's name"),
         ('#include "nowhere.h"\n', "'nowhere.h' file not found"),
+        ("#include <cub/cub.cuh>\n", ":1:10: fatal error: <cub/cub.cuh> is not simulated"),
         ('__global__ void f() { asm volatile("frobnicate.b32 %0;" :: "r"(1)); }', "frobnicate.b32"),
     ],
 )

@@ -2,6 +2,9 @@
 """CUDA host launchers through the library's C ABI."""
 
 import ctypes
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from kernelsim import ArgumentError, KernelFault, TimeLimitExceeded, cuda
 
 P = ctypes.c_void_p
 ILLEGAL_ADDRESS, MISALIGNED, TIMEOUT, INVALID_CONFIGURATION, INVALID_VALUE = 700, 716, 702, 9, 1
+LAUNCH_FAILURE, NOT_SUPPORTED = 719, 801
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +89,7 @@ def test_a_fault_has_the_code_of_cuda_stays_and_is_told(launchers, library):
     assert launchers.launch_stray(pointer(x), 1 << 18) == ILLEGAL_ADDRESS
     assert launchers.launch_stray(pointer(x), 0) == ILLEGAL_ADDRESS  # nothing works any more
     assert x[0] == 0
-    assert f"launchers.cu:{line}: stray: writes unmapped memory" in library.error()
+    assert f"launchers.cu:{line}: stray: writes a guarded array (32 bytes) 1048544 bytes past" in library.error()
     with pytest.raises(KernelFault, match=r"stray: .*\(block \(0, 0, 0\), thread \(0, 0, 0\)\)"):
         library.check(ILLEGAL_ADDRESS)
     library.configure()
@@ -97,6 +101,143 @@ def test_a_fault_has_the_code_of_cuda_stays_and_is_told(launchers, library):
 def test_an_overrun_by_one_is_seen(launchers, library):
     assert launchers.allocate_and_stray(101, 101) == ILLEGAL_ADDRESS
     assert "writes past the end of an allocation of 404 bytes" in library.error()
+
+
+STRAY = """
+__global__ void stray(int* x, int at, int value) { x[at] = value; }
+extern "C" int given(int* x, int at) {
+  stray<<<1, 1>>>(x, at, 1);
+  return cudaGetLastError();
+}
+extern "C" int allocated(int bytes, int at, int value) {
+  int* x = nullptr;
+  cudaMalloc(&x, bytes);
+  stray<<<1, 1>>>(x, at, value);
+  const int error = cudaGetLastError();
+  cudaFree(x);
+  return error;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("size", "at", "value", "message"),
+    [
+        (100, 25, 1, "stray: writes past the end of an allocation of 100 bytes"),
+        (100, 26, -1, "stray: writes past the end of an allocation of 100 bytes"),
+        (100, -1, -1, "stray: writes before the start of an allocation of 100 bytes"),
+        (100, -900, 1, "stray: writes before the start of an allocation of 100 bytes"),
+        (4096, -1, 1, ":2: stray: writes 4 bytes before the start of an allocation of 4096 bytes"),
+        (4096, 1024, 1, ":2: stray: writes 0 bytes past the end of an allocation of 4096 bytes"),
+    ],
+)
+def test_a_launch_tells_of_its_own_writes_around_an_allocation(size, at, value, message):
+    library = cuda.build(source=STRAY)
+    code = library.functions.allocated(size, at, value)
+    assert code == ILLEGAL_ADDRESS
+    with pytest.raises(KernelFault, match=message):
+        library.check(code)
+    library.configure()
+    assert library.functions.allocated(100, 24, -1) == 0
+
+
+@pytest.mark.parametrize(
+    ("writable", "at", "message"),
+    [
+        (True, 8, r"writes a guarded array \(32 bytes\) 0 bytes past the end"),
+        (False, -2048, r"writes a guarded array \(32 bytes, not writable\) 8192 bytes before the start"),
+        (False, 3, r"writes a guarded array \(32 bytes, not writable\) at byte 12"),
+    ],
+)
+def test_a_fault_names_a_guarded_array(writable, at, message):
+    library, x = cuda.build(source=STRAY), kernelsim.guarded(np.zeros(8, np.int32), writable=writable)
+    library.functions.given(pointer(x), at)
+    with pytest.raises(KernelFault, match=f":2: stray: {message}"):
+        library.check(ILLEGAL_ADDRESS)
+
+
+def test_host_code_does_what_its_compiler_lets_it():
+    source = """
+    struct Table { int rows[1]; int get(int i) const { return rows[i]; } };
+    namespace some { template <class T> T unaligned(const char* p) { return *reinterpret_cast<const T*>(p); } }
+    __global__ void on_the_device(int* x) { *x = 1; }
+    extern "C" int host(const char* p, int n) {
+      auto read = [](const char* p) { return *reinterpret_cast<const int*>(p); };
+      return some::unaligned<int>(p + 1) + read(p + 1) + reinterpret_cast<const Table*>(p)->get(n);
+    }
+    extern "C" int launch(int* x) {
+      on_the_device<<<1, 1>>>(x);
+      return cudaGetLastError();
+    }
+    """
+    library, x = cuda.build(source=source), np.arange(1, 9, dtype=np.int32)
+    word = int.from_bytes(x.tobytes()[1:5], "little")
+    assert library.functions.host(pointer(x), 3) == 2 * word + 4
+    assert library.functions.launch(P(x.ctypes.data + 1)) == MISALIGNED
+
+
+def test_exceptions_and_exit_of_host_code():
+    source = """
+    #include <cstdlib>
+    #include <stdexcept>
+    __global__ void quits() { exit(1); }
+    extern "C" int caught(int x) {
+      try {
+        if (x < 0) throw std::runtime_error("negative");
+        return x > 9 ? throw x : x;
+      } catch (const std::exception&) { return -1; } catch (int big) { return big; }
+    }
+    extern "C" void leave(int code) { exit(code); }
+    extern "C" int launch() {
+      quits<<<1, 1>>>();
+      return cudaGetLastError();
+    }
+    """
+    library = cuda.build(source=source)
+    assert [library.functions.caught(x) for x in (-3, 5, 20)] == [-1, 5, 20]
+    assert library.functions.launch() == LAUNCH_FAILURE
+    assert ":4: quits: calls exit(1)" in library.error()
+    leaves = f"import ctypes; ctypes.CDLL({str(library.path)!r}).leave(7)"
+    assert subprocess.run([sys.executable, "-c", leaves], check=False).returncode == 7
+
+
+def test_grids_that_wait_for_themselves_do_not_disturb_each_other():
+    source = """
+    #include <cooperative_groups.h>
+    __global__ void meets(int rounds, int fails) {
+      const long long start = clock64();
+      if (int(blockIdx.x) == fails) {
+        while (clock64() < start + 100000000) {}  // the others wait
+        __trap();
+      }
+      for (int i = 0; i < rounds; i++) cooperative_groups::this_grid().sync();
+    }
+    extern "C" int launch(int rounds, int fails) {
+      void* args[] = {&rounds, &fails};
+      return cudaLaunchCooperativeKernel((void*)meets, 3, 32, args, 0, 0);
+    }
+    """
+    library, kernel = cuda.build(source=source), cuda.load(source=source).kernel("meets")
+    with pytest.raises(KernelFault, match="__trap"):
+        kernel([1, 2], grid=3, block=32, workers=3)
+    kernel([1, -1], grid=3, block=32, workers=3, time_limit=10)
+    library.configure(time_limit=10)
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(lambda _: library.functions.launch(100, -1), range(16))) == {0}
+
+
+def test_clusters_are_refused():
+    source = """
+    __global__ void __cluster_dims__(2, 1, 1) pair(int* x) { *x = 1; }
+    extern "C" int launch(int* x) {
+      pair<<<2, 1>>>(x);
+      return cudaGetLastError();
+    }
+    """
+    library, x = cuda.build(source=source), np.zeros(1, np.int32)
+    assert library.functions.launch(pointer(x)) == NOT_SUPPORTED
+    assert library.error() == "pair: thread block clusters are not simulated"
+    assert x[0] == 0
 
 
 def test_misalignment_and_time_limit_have_their_codes(launchers, library):

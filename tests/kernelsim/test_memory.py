@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Arrays that end at an unmapped page: what faults is looked at in a child process."""
 
+import ctypes
 import subprocess
 import sys
 
@@ -53,7 +54,16 @@ def test_bytes_between_the_end_and_the_page_are_looked_after():
     assert memory.where(memory.address + 3) == "at byte 3"
     assert memory.where(0) is None
     np.frombuffer((np.ctypeslib.ctypes.c_uint8 * 16).from_address(memory.address), np.uint8)[12] = 0
-    assert memory.overrun()
+    assert memory.overrun() == "past the end"
+
+
+@pytest.mark.parametrize("offset", [-1, -4080])
+def test_what_lies_before_the_start_is_no_number_and_looked_after(offset):
+    memory = Guarded(16)
+    byte = ctypes.c_uint8.from_address(memory.address + offset)
+    assert byte.value in (0xFE, 0xFF)
+    byte.value ^= 0xFE ^ 0xFF
+    assert memory.overrun() == "before the start"
 
 
 def test_poison_is_nan_or_minus_one():

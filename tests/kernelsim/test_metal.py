@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Metal kernels launched from Python: results, arguments, grids, errors."""
 
+import re
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -75,7 +77,11 @@ def test_a_grid_in_threads(language, name, dtype, factor):
 
 @pytest.mark.parametrize(
     ("constants", "offset"),
-    [({}, -1 + 0.25), ({"scale": 2}, -1 + 0.5), ({3: 2, "has_offset": True, "offset": 0.125}, 0.125 + 0.5)],
+    [
+        ({"has_offset": False, "offset": 0}, -1 + 0.25),
+        ({"scale": 2, "has_offset": False, "offset": 0}, -1 + 0.5),
+        ({3: 2, "has_offset": True, "offset": 0.125}, 0.125 + 0.5),
+    ],
 )
 def test_function_constants(language, constants, offset):
     y = kernelsim.poisoned(4, np.float32)
@@ -86,11 +92,43 @@ def test_function_constants(language, constants, offset):
 
 def test_constants_belong_to_a_kernel_not_to_its_library(language):
     results = []
-    for kernel in (language.kernel("constants", {"scale": 1}), language.kernel("constants")):
+    others = {"has_offset": False, "offset": 0}
+    for kernel in (language.kernel("constants", {"scale": 1, **others}), language.kernel("constants", others)):
         y = kernelsim.poisoned(1, np.float32)
         kernel([y], grid=1, threadgroup=1)
         results.append(float(y[0]))
     assert results == [1 - 1 + 0.5, 0 - 1 + 0.25]
+
+
+@pytest.mark.parametrize(
+    ("body", "missing"),
+    [
+        ("y[0] = a;", "a (0)"),
+        ("y[0] = through<int>(1);", "n::b (1)"),
+        ("y[0] = S<2>{}.get();", "a (0)"),
+        ("y[0] = derived;", "n::b (1)"),
+        ("y[0] = is_function_constant_defined(c) ? c : 4;", None),
+        ("y[0] = unrelated(1);", None),
+    ],
+)
+def test_a_function_constant_that_is_used_must_be_given(body, missing):
+    source = f"""
+    constant int a [[function_constant(0)]];
+    namespace n {{ constant int b [[function_constant(1)]]; }}
+    constant int c [[function_constant(2)]];
+    constant int derived = n::b + 1;
+    inline int unrelated(int x = 1) {{ return x; }}
+    namespace n {{ template <class T = int> __attribute__((always_inline)) T through(T x) {{ return x + n::b; }} }}
+    using namespace n;
+    template <int N> struct S {{ int get() {{ return N + a; }} }};
+    kernel void f(device int* y) {{ {body} }}"""
+    library = metal.load(source=source)
+    library.kernel("f", {"a": 1, "n::b": 2})
+    if not missing:
+        library.kernel("f")
+        return
+    with pytest.raises(ArgumentError, match=re.escape(f"f: function constant {missing} is used, but not given")):
+        library.kernel("f")
 
 
 def test_address_spaces_and_threadgroup_memory(language):
@@ -278,8 +316,9 @@ def test_corners_of_the_language_and_an_array_that_is_given_twice(guard):
 
 @pytest.mark.parametrize("value", [2.5, 3e9, -3e9, "x"])
 def test_a_function_constant_that_its_type_cannot_hold(language, value):
-    with pytest.raises(ArgumentError, match="function constant"):
-        language.kernel("constants", {"scale": value})([np.zeros(4, np.float32)], grid=4, threadgroup=4)
+    constants = {"scale": value, "has_offset": False, "offset": 0}
+    with pytest.raises(ArgumentError, match="function constant (3 cannot hold|'scale' is a number)"):
+        language.kernel("constants", constants)([np.zeros(4, np.float32)], grid=4, threadgroup=4)
 
 
 @pytest.mark.parametrize("dtype", [">f2", "bfloat16", np.complex64, "S2"])
@@ -312,3 +351,10 @@ def test_a_fault_leaves_the_callers_arrays_alone(matrix):
     with pytest.raises(KernelFault, match=r"matrix\.metal:\d+: gemv_f16: writes y .argument 2. \d+ bytes past"):
         matrix.kernel("gemv_f16")([np.zeros((16, 64), np.float16), X, y, 16, 64], threadgroups=16, threadgroup=32)
     assert y[0] == 7
+
+
+def test_names_of_kernels_are_the_users():
+    source = "kernel void a(device float* a [[buffer(0)]]) { a[0] = 1; }"
+    y = np.zeros(1, np.float32)
+    metal.load(source=source).kernel("a")([y], threadgroups=1, threadgroup=1)
+    assert y[0] == 1

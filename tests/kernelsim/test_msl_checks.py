@@ -4,7 +4,7 @@
 import pytest
 from simulated import KERNELS
 
-from kernelsim import metal
+from kernelsim import SourceError, metal
 
 MATRIX = (KERNELS / "matrix.metal").read_text()
 
@@ -52,6 +52,84 @@ def test_lint_leaves_what_is_right_alone(code):
     assert metal.load(source=source).lint() == []
 
 
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (
+            "device float* a [[buffer(0)]],\n device float* b [[buffer(0)]]",
+            r"5: \[\[buffer\(0\)\]\] is another parameter's",
+        ),
+        ("threadgroup int* a [[threadgroup(1)]], threadgroup int* b [[threadgroup(1)]]", "4: .*is another parameter's"),
+        ("device float* a [[buffer(31)]]", r"4: \[\[buffer\(31\)\]\]: the index is not a small number"),
+        ("threadgroup int* a [[threadgroup(31)]]", "4: .*the index is not a small number"),
+        ("device float* a [[buffer(0)]] [[buffer(1)]]", r"4: \[\[buffer\]\] and \[\[buffer\]\] on one parameter"),
+        ("uint n [[buffer(0)]]", "4: .*is a pointer or a reference"),
+        ("threadgroup float* a [[buffer(0)]]", "4: .*is in constant or device memory"),
+        ("device float* a [[threadgroup(0)]]", "4: .*is in threadgroup memory"),
+        (
+            "device float* a, int i [[thread_position_in_grid]]",
+            "4: .*is of ushort or uint, or of a vector of them: int i",
+        ),
+    ],
+)
+def test_parameters_that_apples_compiler_refuses(parameters, message):
+    source = f"#include <metal_stdlib>\nusing namespace metal;\nkernel void f(\n {parameters}) {{}}\n"
+    with pytest.raises(SourceError, match=rf"\.metal:{message}"):
+        metal.load(source=source)
+
+
+def test_parameters_that_function_constants_choose_among_share_an_index():
+    source = """constant bool a [[function_constant(0)]]; constant bool b = !a;
+    kernel void f(device int* y [[buffer(0)]], device int* p [[buffer(1), function_constant(a)]],
+                  device float* q [[buffer(1), function_constant(b)]], uint3 at [[thread_position_in_grid]],
+                  ushort lane [[thread_index_in_simdgroup]]) {}"""
+    assert metal.load(source=source).check() == []
+
+
+VARIABLES = """#include <metal_stdlib>
+using namespace metal;
+int counter = 0;  // refused
+const int n = 3;  // refused
+constexpr int m = 3, k = 4;  // refused
+static float table[2] = {1, 2};  // refused
+constant int right = 4;
+constant float right_table[] = {1, 2};
+static constant constexpr const int right_too = 5;
+struct S {
+  static constexpr int a = 3;  // refused
+  static constant constexpr int b = 2;
+  int member;
+  static int of(int x = 4) { return x; }
+};
+template <class T> constexpr T e = T(2.7);  // refused
+template <class T> constant T pi = T(3.14);
+using word = uint;
+typedef uint other;
+enum Kind { first, second };
+enum class Other : uint { third = 1 };
+float declared(float a = 1);
+struct S;
+namespace inner { int x; }  // refused
+inline float function(int i) {
+  static int calls;  // refused
+  static constant int fixed = 2;
+  constexpr int local = 3;
+  const float values[2] = {1, 2};
+  for (int j = 0; j < 2; j++) { i += local; }
+  return values[i & 1] + fixed;
+}
+kernel void f(device float* y [[buffer(0)]], constant S& s) { y[0] = function(s.member); }
+"""
+
+
+def test_variables_that_are_not_constant():
+    findings = metal.load(source=VARIABLES).lint()
+    assert {f.line for f in findings} == {n for n, x in enumerate(VARIABLES.splitlines(), 1) if "refused" in x}
+    kinds = [f.message.partition(" variable")[0] for f in findings]
+    assert kinds.count("static local") == 1
+    assert kinds.count("program scope") == len(kinds) - 1
+
+
 def test_recursion():
     functions = """
     int odd(int n);
@@ -87,3 +165,27 @@ def test_mixed_up_address_spaces_and_types(right, wrong):
     findings = metal.load(source=text).address_spaces()
     line = next(n for n, (a, b) in enumerate(zip(MATRIX.splitlines(), text.splitlines(), strict=False), 1) if a != b)
     assert line in {finding.line for finding in findings}
+
+
+def test_copies_of_constant_objects_and_names_that_opencl_keeps():
+    source = """
+    #include <metal_stdlib>
+    using namespace metal;
+    template <class T> struct Lowest { static constexpr constant T init = T(-3.0f); };
+    template <class T> struct First { static constexpr constant T init = Lowest<T>::init; };
+    template <class T, class V = T>
+    kernel void copies(device const T *x [[buffer(0)]], device T *y [[buffer(1)]], constant T &c [[buffer(2)]],
+                       uint i [[thread_position_in_grid]]) {
+      V v = First<T>::init, w[1];
+      threadgroup T shared[1];
+      for (int local = 0; local < 1; local++) w[local] = Lowest<T>::init, shared[local] = c;
+      y[i] = i ? x[i] : v;
+      uint global = i, generic = 0, pipe = 0;
+      y[global + generic + pipe] = w[0];
+      thread const device T *rows[2] = {x, x + 1};
+      y[i] = *rows[i];
+    }
+    template [[host_name("f")]] kernel void
+    copies<bfloat>(device const bfloat *, device bfloat *, constant bfloat &, uint);
+    """
+    assert metal.load(source=source).address_spaces() == []

@@ -92,7 +92,7 @@ def test_what_has_not_changed_is_not_compiled_again(monkeypatch, tmp_path):
 def test_processes_may_compile_the_same_file_at_once(tmp_path):
     (tmp_path / "f.metal").write_text(SOURCE)
     code = "import sys, kernelsim; kernelsim.metal.load(sys.argv[1]).kernel('f')"
-    environment = {"KERNELSIM_CACHE": str(tmp_path / "cache"), "PATH": __import__("os").environ["PATH"]}
+    environment = {"KERNELSIM_CACHE": str(tmp_path / "cache"), "PATH": os.environ["PATH"]}
     command = [sys.executable, "-c", code, str(tmp_path / "f.metal")]
     jobs = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) for _ in range(3)]
     assert [job.communicate()[1] for job in jobs] == [b""] * 3
@@ -137,3 +137,35 @@ def test_pypis_compiler_checks_and_compiles_host_code():
     assert "constant int" in done.stdout, done.stderr
     assert "f calls itself" in done.stdout
     assert done.stdout.endswith("0 7\n"), done.stdout + done.stderr
+
+
+def test_the_cache_loses_what_was_used_longest_ago(tmp_path):
+    for age, name in enumerate("edcba"):
+        (tmp_path / name).write_bytes(bytes(10))
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    (tmp_path / "tmp_killed").mkdir()
+    os.utime(tmp_path / "tmp_killed", (0, 0))
+    (tmp_path / "tmp_running").mkdir()
+    (tmp_path / "stubs_x").mkdir()
+
+    def left():
+        return "".join(sorted(path.name for path in tmp_path.iterdir() if path.is_file()))
+
+    toolchain.prune(tmp_path, 50, before=2000)
+    assert left() == "abcde"
+    toolchain.prune(tmp_path, 35, before=2000)
+    assert left() == "cde"
+    toolchain.prune(tmp_path, 0, before=999)  # "d" was used then, "e" later
+    assert left() == "de"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["stubs_x", "tmp_running"]
+
+
+def test_a_file_of_the_cache_that_is_used_is_the_last_to_go(monkeypatch, tmp_path):
+    monkeypatch.setattr(toolchain, "cache", lambda: tmp_path)
+    compiler = toolchain.find()
+    made = [compiler.compile(f"int f{n};", (), suffix=".o") for n in range(2)]
+    for path in made:
+        os.utime(path, (1000, 1000))
+    assert compiler.compile("int f0;", (), suffix=".o") == made[0]
+    toolchain.prune(tmp_path, 1, before=2000)
+    assert [path.exists() for path in made] == [True, False]

@@ -104,3 +104,59 @@ KSIM_ATOMIC()
 KSIM_ATOMIC(_block)
 KSIM_ATOMIC(_system)
 #undef KSIM_ATOMIC
+
+// ---- Atomics with a memory order and a scope (CUDA 12.8)
+
+enum {
+  __NV_ATOMIC_RELAXED,
+  __NV_ATOMIC_CONSUME,
+  __NV_ATOMIC_ACQUIRE,
+  __NV_ATOMIC_RELEASE,
+  __NV_ATOMIC_ACQ_REL,
+  __NV_ATOMIC_SEQ_CST
+};
+enum {
+  __NV_THREAD_SCOPE_THREAD,
+  __NV_THREAD_SCOPE_BLOCK,
+  __NV_THREAD_SCOPE_CLUSTER,
+  __NV_THREAD_SCOPE_DEVICE,
+  __NV_THREAD_SCOPE_SYSTEM
+};
+template <class T> KSIM_INLINE T __nv_atomic_load_n(T *p, int, int = __NV_THREAD_SCOPE_SYSTEM) {
+  ksim::audit_read(p, sizeof *p);
+  return __atomic_load_n(p, __ATOMIC_SEQ_CST);
+}
+template <class T>
+KSIM_INLINE void __nv_atomic_store_n(T *p, ksim::cuda::Same<T> value, int, int = __NV_THREAD_SCOPE_SYSTEM) {
+  ksim::audit_write(p, sizeof *p);
+  __atomic_store_n(p, value, __ATOMIC_SEQ_CST);
+}
+template <class T>
+KSIM_INLINE T __nv_atomic_exchange_n(T *p, ksim::cuda::Same<T> value, int, int = __NV_THREAD_SCOPE_SYSTEM) {
+  return __atomic_exchange_n(ksim::cuda::counted(p), value, __ATOMIC_SEQ_CST);
+}
+template <class T>
+KSIM_INLINE bool __nv_atomic_compare_exchange_n(T *p, T *expected, ksim::cuda::Same<T> value, bool, int, int,
+                                                int = __NV_THREAD_SCOPE_SYSTEM) {
+  auto *word = ksim::cuda::counted(p);
+  return __atomic_compare_exchange_n(word, expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+#define KSIM_NV_ATOMIC(name, result)                                              \
+  template <class T>                                                              \
+  KSIM_INLINE T __nv_atomic_fetch_##name(T *p, ksim::cuda::Same<T> value, int,    \
+                                         int = __NV_THREAD_SCOPE_SYSTEM) {        \
+    return ksim::cuda::update(p, [=](T old) -> T { return result; });             \
+  }                                                                               \
+  template <class T>                                                              \
+  KSIM_INLINE void __nv_atomic_##name(T *p, ksim::cuda::Same<T> value, int order, \
+                                      int scope = __NV_THREAD_SCOPE_SYSTEM) {     \
+    __nv_atomic_fetch_##name(p, value, order, scope);                             \
+  }
+KSIM_NV_ATOMIC(add, T(old + value))
+KSIM_NV_ATOMIC(sub, T(old - value))
+KSIM_NV_ATOMIC(and, T(old &value))
+KSIM_NV_ATOMIC(or, T(old | value))
+KSIM_NV_ATOMIC(xor, T(old ^ value))
+KSIM_NV_ATOMIC(min, value < old ? value : old)
+KSIM_NV_ATOMIC(max, old < value ? value : old)
+#undef KSIM_NV_ATOMIC

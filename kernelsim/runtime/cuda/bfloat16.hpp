@@ -13,10 +13,10 @@ struct alignas(4) __nv_bfloat162_raw {
 
 struct __nv_bfloat16 {
   __nv_bfloat16() = default;
-  KSIM_INLINE constexpr __nv_bfloat16(const __nv_bfloat16_raw &raw) : bits(raw.x) {}
-  template <ksim::cuda::Number T> KSIM_INLINE __nv_bfloat16(T x) : bits(rounded(ksim::cuda::to_float(x))) {}
-  KSIM_INLINE operator float() const { return ksim::float_of(ksim::Bits(bits) << 16); }
-  KSIM_INLINE constexpr operator __nv_bfloat16_raw() const { return {bits}; }
+  KSIM_INLINE constexpr __nv_bfloat16(const __nv_bfloat16_raw &raw) : __x(raw.x) {}
+  template <ksim::cuda::Number T> KSIM_INLINE __nv_bfloat16(T x) : __x(rounded(ksim::cuda::to_float(x))) {}
+  KSIM_INLINE operator float() const { return ksim::float_of(ksim::Bits(__x) << 16); }
+  KSIM_INLINE constexpr operator __nv_bfloat16_raw() const { return {__x}; }
   // Explicitly, integers saturate as PTX's cvt does.
   template <ksim::cuda::Integer T> KSIM_INLINE explicit operator T() const {
     if constexpr (ksim::cuda::same<T, bool>) return float(*this) != 0;
@@ -24,12 +24,12 @@ struct __nv_bfloat16 {
   }
   template <ksim::cuda::Number T> KSIM_INLINE __nv_bfloat16 &operator=(T x) { return *this = __nv_bfloat16(x); }
 
-private:
+protected:
   static KSIM_INLINE unsigned short rounded(float x) { // to nearest even; NaN is 0x7fff
     const ksim::Bits b = ksim::bits_of(x);
     return x == x ? (unsigned short)((b + 0x7fff + (b >> 16 & 1)) >> 16) : (unsigned short)0x7fff;
   }
-  unsigned short bits;
+  unsigned short __x; // the name in NVIDIA's header, which CUB relies on
 };
 using nv_bfloat16 = __nv_bfloat16;
 

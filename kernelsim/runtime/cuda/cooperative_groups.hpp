@@ -94,13 +94,13 @@ struct grid_group {
 
 private:
   static void wait() {
-    ksim::cuda::GridBarrier &b = ksim::cuda::grid_barrier;
+    ksim::SharedVariables &b = *ksim::worker->launch->shared;
     const unsigned int generation = __atomic_load_n(&b.generation, __ATOMIC_ACQUIRE);
     if (__atomic_add_fetch(&b.arrived, 1, __ATOMIC_ACQ_REL) == num_blocks()) {
       __atomic_store_n(&b.arrived, 0, __ATOMIC_RELAXED);
       __atomic_add_fetch(&b.generation, 1, __ATOMIC_RELEASE);
     }
-    while (__atomic_load_n(&b.generation, __ATOMIC_ACQUIRE) == generation) ksim::cuda::give_way();
+    while (__atomic_load_n(&b.generation, __ATOMIC_ACQUIRE) == generation) ksim::give_way();
   }
 };
 inline grid_group this_grid() { return {}; }

@@ -15,3 +15,10 @@
 #include "memory.hpp"
 #include "types.hpp"
 #include "warp.hpp"
+
+// The engine's, in which a kernel that prints without end can be stopped.
+#define KSIM_STRING_OF(x) #x
+#define KSIM_STRING(x) KSIM_STRING_OF(x)
+extern "C" int printf(const char *format, ...) __asm__(KSIM_STRING(__USER_LABEL_PREFIX__) "ksim_printf");
+#undef KSIM_STRING
+#undef KSIM_STRING_OF

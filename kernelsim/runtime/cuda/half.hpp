@@ -27,6 +27,12 @@ struct __half {
   }
   template <ksim::cuda::Number T> KSIM_INLINE __half &operator=(T x) { return *this = __half(x); }
 
+  KSIM_INLINE unsigned short ksim_get() const { return __half_raw(*this).x; }
+  KSIM_INLINE void ksim_put(unsigned short x) { *this = __half_raw{x}; }
+
+protected: // the name in NVIDIA's header, which CUB relies on
+  __declspec(property(get = ksim_get, put = ksim_put)) unsigned short __x;
+
 private:
   static KSIM_INLINE _Float16 rounded(float x) {
     return x == x ? _Float16(x) : __builtin_bit_cast(_Float16, (unsigned short)0x7fff);

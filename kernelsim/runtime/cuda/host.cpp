@@ -15,23 +15,39 @@
 namespace ksim::cuda {
 namespace {
 
-// ---- Memory: each allocation ends at unmapped pages, so that an access past its end is a fault.
+// ---- Memory: each allocation ends at unmapped pages, so that an access past its end is a fault. Around it its
+// own pages hold a pattern that is looked after when a kernel has ended.
 
-constexpr size_t kAlignment = 32; // of an allocation: the widest access. cudaMalloc promises 256 bytes
+// Of an allocation: the widest access. cudaMalloc promises 256 bytes, which those have whose size is a multiple
+// of 256: the more others were aligned, the further from their ends the unmapped page would be.
+constexpr size_t kAlignment = 32;
 constexpr size_t kAround = 64 << 20;
 constexpr unsigned char kPoison = 0xff;
 
 struct Allocation {
-  size_t bytes, room; // room: bytes rounded up to the alignment
+  size_t bytes;
   unsigned char *base;
   size_t mapped;
   cudaMemoryType type;
+  unsigned char *start() const { return base + kAround; } // of its pages
+  unsigned char *end() const { return base + mapped - kAround; }
 };
 std::mutex mutex;
 std::map<const unsigned char *, Allocation> allocations; // by address
 std::set<CUstream_st *> streams;
 
 size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+
+// NaN in every floating type of two bytes or more, but not what a kernel writes that stores one, or -1.
+unsigned char filling(const unsigned char *p) { return 0xfe | (reinterpret_cast<size_t>(p) & 1); }
+void fill(unsigned char *p, const unsigned char *end) {
+  for (; p < end; p++) *p = filling(p);
+}
+bool is_filled(const unsigned char *p, const unsigned char *end) {
+  unsigned char wrong = 0;
+  for (; p < end; p++) wrong |= *p ^ filling(p);
+  return !wrong;
+}
 
 // The allocation around or next to an address, or null.
 const std::pair<const unsigned char *const, Allocation> *near(const void *address) {
@@ -56,9 +72,11 @@ cudaError_t allocate(void **p, size_t bytes, cudaMemoryType type) {
   unsigned char *start = static_cast<unsigned char *>(base) + kAround;
   mprotect(start, inner, PROT_READ | PROT_WRITE);
   unsigned char *address = start + inner - room;
-  memset(address, kPoison, room);
+  fill(start, address);
+  memset(address, kPoison, bytes);
+  fill(address + bytes, address + room);
   const std::lock_guard<std::mutex> lock(mutex);
-  allocations[address] = {bytes, room, static_cast<unsigned char *>(base), mapped, type};
+  allocations[address] = {bytes, static_cast<unsigned char *>(base), mapped, type};
   *p = address;
   return cudaSuccess;
 }
@@ -152,16 +170,19 @@ cudaError_t check_range(const char *function, const char *what, const void *p, s
                 bytes, ptrdiff_t(at), one->second.bytes);
 }
 
-cudaError_t check_overruns(const char *kernel) {
+std::string find_overrun() {
   const std::lock_guard<std::mutex> lock(mutex);
-  for (auto &[address, one] : allocations)
-    for (size_t i = one.bytes; i < one.room; i++)
-      if (address[i] != kPoison) {
-        memset(const_cast<unsigned char *>(address) + one.bytes, kPoison, one.room - one.bytes);
-        return failed(cudaErrorIllegalAddress, "%s: writes past the end of an allocation of %zu bytes", kernel,
-                      one.bytes);
-      }
-  return cudaSuccess;
+  std::string found;
+  for (const auto &[first, one] : allocations) {
+    unsigned char *address = const_cast<unsigned char *>(first), *end = address + one.bytes;
+    const bool before = !is_filled(one.start(), address), past = !is_filled(end, one.end());
+    if (before) fill(one.start(), address);
+    if (past) fill(end, one.end());
+    if (before || past)
+      found = std::string("writes ") + (past ? "past the end" : "before the start") + " of an allocation of " +
+              std::to_string(one.bytes) + " bytes, seen when the grid had ended";
+  }
+  return found;
 }
 
 std::string describe_address(uint64_t address, int write) {

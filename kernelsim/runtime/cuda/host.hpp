@@ -5,6 +5,12 @@
 #pragma once
 #include "launch.hpp"
 
+// Around functions and classes for the host alone, which do what this machine lets them.
+#define KSIM_HOST                   \
+  KSIM_PRAGMA(clang attribute push( \
+      __attribute__((no_sanitize("alignment", "bounds", "integer-divide-by-zero"))), apply_to = function))
+#define KSIM_HOST_END _Pragma("clang attribute pop")
+
 #pragma GCC visibility push(hidden)
 extern "C" {
 

@@ -40,8 +40,8 @@ cudaError_t capturing(cudaStream_t stream, CUgraph_st **graph);
 std::string describe_address(uint64_t address, int write);
 // Error if [p, p + bytes) leaves the allocation that p lies in; memory of other origin is believed.
 cudaError_t check_range(const char *function, const char *what, const void *p, size_t bytes);
-// Names the allocation behind which a kernel has written, and fails.
-cudaError_t check_overruns(const char *kernel);
+// What was written on the pages of an allocation around it, in words; "" if nothing was. Mends it.
+std::string find_overrun();
 void free_everything();
 
 } // namespace ksim::cuda

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Errors and launches of the host side.
+#include <dlfcn.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,8 +15,6 @@
 #include "cuda/host_state.hpp"
 
 namespace ksim::cuda {
-
-GridBarrier grid_barrier;
 
 namespace {
 
@@ -103,6 +102,7 @@ cudaError_t check(const Kernel &kernel, const Configuration &c) {
   if (kernel.max_threads && threads > (unsigned long long)kernel.max_threads)
     return refused(kernel, cudaErrorInvalidValue, "a block of %llu threads, its __launch_bounds__ say %llu",
                    threads, (unsigned long long)kernel.max_threads);
+  if (kernel.cluster > 1) return refused(kernel, cudaErrorNotSupported, kNoClusters, 0, 0);
   if (c.shared > (size_t)dynamic)
     return refused(
         kernel, cudaErrorInvalidValue,
@@ -140,13 +140,16 @@ cudaError_t execute(const Kernel &kernel, const Configuration &c, void (*entry)(
   launch.workers = c.cooperative ? int(blocks) : s.options.workers ? s.options.workers : default_workers();
   launch.seconds = s.options.seconds;
   launch.cuda = 1;
-  grid_barrier = {};
   Fault fault;
+  static std::mutex launching; // so that what was written around allocations was written by this grid
+  std::unique_lock<std::mutex> one_at_a_time(launching);
   ksim::launch(launch, fault);
+  const std::string overrun = find_overrun();
+  one_at_a_time.unlock();
   if (!fault.kind) {
-    const cudaError_t error = check_overruns(name.c_str());
-    const std::lock_guard<std::mutex> lock(s.mutex);
-    return s.sticky = error;
+    if (overrun.empty()) return cudaSuccess;
+    fault.kind = kMemory;
+    snprintf(fault.message, sizeof fault.message, "%s", overrun.c_str());
   }
   const std::string address = fault.pc ? describe_address(fault.address, fault.write) : "";
   if (!address.empty()) snprintf(fault.message, sizeof fault.message, "%s", address.c_str());
@@ -201,7 +204,7 @@ cudaError_t configured(const cudaLaunchConfig_t &config) {
     if (a.id == cudaLaunchAttributeCooperative) c.cooperative = a.val.cooperative;
     const auto &d = a.val.clusterDim;
     if (a.id == cudaLaunchAttributeClusterDimension && d.x * d.y * d.z > 1)
-      return failed(cudaErrorNotSupported, "thread block clusters are not simulated");
+      return failed(cudaErrorNotSupported, kNoClusters);
   }
   configure(c);
   return cudaSuccess;
@@ -325,5 +328,21 @@ __attribute__((visibility("default"))) const ksim::Fault *ksim_last_fault(const 
 [[noreturn, gnu::visibility("hidden")]] void __assert_rtn(const char *, const char *file, int line,
                                                           const char *expression) {
   ksim::fail(ksim::kTrap, {file, line}, "assertion `%s' failed", expression);
+}
+#if defined(__GLIBC__)
+#define KSIM_NOEXCEPT noexcept // as the C library declares them
+#else
+#define KSIM_NOEXCEPT
+#endif
+// The same of what ends the process. Host code, and other libraries, have the C library's.
+__attribute__((noreturn, visibility("hidden"))) void exit(int code) KSIM_NOEXCEPT {
+  if (ksim::worker) ksim::fail_at(__builtin_return_address(0), ksim::kTrap, {}, "calls exit(%d)", code);
+  reinterpret_cast<void (*)(int)>(dlsym(RTLD_NEXT, "exit"))(code);
+  __builtin_unreachable();
+}
+__attribute__((noreturn, visibility("hidden"))) void abort() KSIM_NOEXCEPT {
+  if (ksim::worker) ksim::fail_at(__builtin_return_address(0), ksim::kTrap, {}, "calls abort()");
+  reinterpret_cast<void (*)()>(dlsym(RTLD_NEXT, "abort"))();
+  __builtin_unreachable();
 }
 }

@@ -7,7 +7,7 @@
 //     __global__ void scale(float *x, float by) { x[threadIdx.x] *= by; }
 //
 //     void scale(float *x, float by) {
-//       static ksim::cuda::Kernel ksim_kernel{__PRETTY_FUNCTION__, 0};
+//       static ksim::cuda::Kernel ksim_kernel{__PRETTY_FUNCTION__, 0, 1};
 //       ksim::cuda::run(ksim_kernel, [=]() mutable { x[threadIdx.x] *= by; });
 //     }
 //
@@ -25,8 +25,11 @@ namespace ksim::cuda {
 struct Kernel {
   const char *signature; // as the compiler prints it
   int max_threads;       // of __launch_bounds__; 0 = none
+  int cluster;           // blocks, of __cluster_dims__
   int max_dynamic = -1;  // cudaFuncAttributeMaxDynamicSharedMemorySize; -1 = not set
 };
+
+constexpr char kNoClusters[] = "thread block clusters are not simulated";
 
 struct Configuration {
   dim3 grid, block;
@@ -44,15 +47,37 @@ void submit(Kernel &kernel, void (*entry)(void *body), const void *body, size_t 
 // What became of the last launch of this thread.
 cudaError_t launched();
 
-template <class F> __attribute__((noinline)) void thread_of(void *body) {
+template <class F> void thread_of(void *body) {
   F mine = *static_cast<const F *>(body); // every thread has parameters of its own
   mine();
 }
 template <class F> inline void run(Kernel &kernel, F body) {
-  if (worker)
-    thread_of<F>(&body); // a thread that Python launched
-  else
-    submit(kernel, thread_of<F>, &body, sizeof body);
+  if (!worker) return submit(kernel, thread_of<F>, &body, sizeof body);
+  if (kernel.cluster > 1) fail(kArgument, {}, kNoClusters); // a thread that Python launched
+  body();
+}
+
+// Dynamic shared memory as S: a struct of `extern __shared__ T name[]`, whose alignment counts for the library.
+template <class S>
+inline size_t align_dynamic __attribute__((visibility("hidden"))){
+    library_variables.dynamic_align = alignof(S) > library_variables.dynamic_align
+                                          ? alignof(S)
+                                          : library_variables.dynamic_align};
+template <class S> KSIM_INLINE S &dynamic() {
+  static_assert(alignof(S) <= 4096, "shared memory is aligned to 4096 bytes at most");
+  static_cast<void>(&align_dynamic<S>);
+  return *reinterpret_cast<S *>(worker ? worker->dynamic[0] : nullptr);
+}
+// Other variables of namespaces. They are declared in all functions that say their names, which host code may
+// call.
+template <class S> KSIM_INLINE S &shared_of_namespace() {
+  alignas(S) static unsigned char none[sizeof(S)];
+  return worker ? shared<S>() : *reinterpret_cast<S *>(none);
+}
+
+// What stands before a throw.
+inline void thrown(Where where = here()) {
+  if (worker) fail(kTrap, where, "throws an exception");
 }
 
 // The kernel behind a function pointer: the function is called, and says so instead of doing anything.
@@ -72,12 +97,6 @@ template <class... P, size_t... I>
 void call(void (*function)(P...), void **args, std::integer_sequence<size_t, I...>) {
   function(*static_cast<P *>(args[I])...);
 }
-
-// Where the blocks of a cooperative launch wait for each other.
-struct GridBarrier {
-  unsigned int arrived, generation;
-};
-extern GridBarrier grid_barrier;
 
 cudaError_t set_attribute(Kernel &kernel, cudaFuncAttribute attribute, int value);
 cudaError_t get_attributes(cudaFuncAttributes *attributes, const Kernel &kernel);

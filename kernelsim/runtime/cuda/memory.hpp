@@ -5,8 +5,6 @@
 //
 // A hint changes nothing that a CPU could show: __ldcs(p) is *p.
 #pragma once
-#include <sched.h>
-
 #include "types.hpp"
 
 #define KSIM_LOAD(name) \
@@ -33,15 +31,23 @@ KSIM_INLINE void *__cvta_shared_to_generic(size_t offset) { return ksim::worker-
 KSIM_INLINE size_t __cvta_generic_to_global(const void *p) { return reinterpret_cast<size_t>(p); }
 KSIM_INLINE void *__cvta_global_to_generic(size_t address) { return reinterpret_cast<void *>(address); }
 
+// Whether a generic address lies in this state space; of local memory nothing is known: it counts as global.
+KSIM_INLINE unsigned int __isShared(const void *p) {
+  const auto window_bytes = size_t(ksim::worker->dynamic[ksim::kSlots - 1] - ksim::worker->window);
+  return size_t(static_cast<const unsigned char *>(p) - ksim::worker->window) < window_bytes;
+}
+KSIM_INLINE unsigned int __isClusterShared(const void *p) { return __isShared(p); }
+KSIM_INLINE unsigned int __isGlobal(const void *p) { return !__isShared(p); }
+KSIM_INLINE unsigned int __isConstant(const void *) { return 0; }
+KSIM_INLINE unsigned int __isLocal(const void *) { return 0; }
+KSIM_INLINE unsigned int __isGridConstant(const void *) { return 0; }
+
 KSIM_INLINE void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 KSIM_INLINE void __threadfence_block() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 KSIM_INLINE void __threadfence_system() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
-namespace ksim::cuda {
-KSIM_INLINE void give_way() { sched_yield(); } // while a thread waits for another block
-} // namespace ksim::cuda
 KSIM_INLINE long long clock64() { return (long long)__builtin_readcyclecounter(); }
 KSIM_INLINE void __prof_trigger(int) {}
-KSIM_INLINE void __nanosleep(unsigned int) { ksim::cuda::give_way(); }
+KSIM_INLINE void __nanosleep(unsigned int) { ksim::give_way(); }
 
 // Programmatic dependent launch: the grid before this one has ended.
 KSIM_INLINE void cudaGridDependencySynchronize() {}

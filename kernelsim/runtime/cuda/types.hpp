@@ -24,11 +24,11 @@
 #endif
 
 // `#pragma unroll N` before a loop, which keeps small arrays in registers; the audit wants each access once.
+#define KSIM_PRAGMA(...) _Pragma(#__VA_ARGS__)
 #ifdef KSIM_AUDIT
 #define KSIM_UNROLL(...)
 #else
 #define KSIM_UNROLL(...) KSIM_PRAGMA(unroll __VA_ARGS__)
-#define KSIM_PRAGMA(text) _Pragma(#text)
 #endif
 
 #define KSIM_VECTOR2(V, T, align)                  \
@@ -64,16 +64,15 @@ KSIM_VECTORS(ulonglong, unsigned long long)
 KSIM_VECTORS(float, float)
 KSIM_VECTORS(double, double)
 // CUDA 13 names the alignment of four 8-byte elements: 16 bytes, or 32 for the 256-bit loads of sm_100.
-KSIM_VECTOR4(double4_32a, double, 32)
-KSIM_VECTOR4(longlong4_32a, long long, 32)
-KSIM_VECTOR4(ulonglong4_32a, unsigned long long, 32)
-KSIM_VECTOR4(long4_32a, long, 32)
-KSIM_VECTOR4(ulong4_32a, unsigned long, 32)
-using double4_16a = double4;
-using longlong4_16a = longlong4;
-using ulonglong4_16a = ulonglong4;
-using long4_16a = long4;
-using ulong4_16a = ulong4;
+#define KSIM_VECTOR4S(name, T)     \
+  KSIM_VECTOR4(name##4_16a, T, 16) \
+  KSIM_VECTOR4(name##4_32a, T, 32)
+KSIM_VECTOR4S(double, double)
+KSIM_VECTOR4S(longlong, long long)
+KSIM_VECTOR4S(ulonglong, unsigned long long)
+KSIM_VECTOR4S(long, long)
+KSIM_VECTOR4S(ulong, unsigned long)
+#undef KSIM_VECTOR4S
 
 using uint = unsigned int; // as glibc has them, which nvcc's programs rely on
 using ushort = unsigned short;

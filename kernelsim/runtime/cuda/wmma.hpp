@@ -23,6 +23,24 @@ enum layout_t {
 namespace precision {
 struct tf32 {};
 } // namespace precision
+namespace experimental { // names that CUTLASS's headers mention; fragments of these there are none
+namespace precision {
+struct u4 {};
+struct s4 {};
+struct b1 {};
+} // namespace precision
+enum bmmaBitOp {
+  bmmaBitOpXOR = 1,
+  bmmaBitOpAND = 2
+};
+enum bmmaAccumulateOp {
+  bmmaAccumulateOpPOPC = 1
+};
+} // namespace experimental
+template <class D, class A, class B, class C>
+void bmma_sync(D &, const A &, const B &, const C &, experimental::bmmaBitOp, experimental::bmmaAccumulateOp) {
+  __builtin_trap();
+}
 
 template <class T> struct element_of {
   using type = T;

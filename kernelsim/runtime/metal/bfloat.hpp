@@ -30,6 +30,15 @@ public:
     return T(value());
   }
 
+#ifdef KSIM_CHECK // of objects in `constant`; templates, with which a class stays trivially copyable
+  template <class C, class = metal::enable_if_t<__is_same(const C, const __constant bfloat)>>
+  constexpr bfloat(C &x) : bits(x.bits) {}
+  template <class C, class = metal::enable_if_t<__is_same(const C, const __constant bfloat)>>
+  constexpr bfloat(C &x) __constant : bits(x.bits) {}
+  template <class C, class = metal::enable_if_t<__is_same(const C, const __constant bfloat)>>
+  void operator=(C &x) __generic;
+#endif
+
 private:
   ushort bits;
 

@@ -22,7 +22,13 @@ using uint64_t = unsigned long;
 
 #define KSIM_INLINE inline
 
-// OpenCL has types of these names.
+// OpenCL has keywords and types of these names.
+#define local metal_local
+#define global metal_global
+#define generic metal_generic
+#define pipe metal_pipe
+#define read_only metal_read_only
+#define write_only metal_write_only
 #define atomic_int metal_atomic_int
 #define atomic_uint metal_atomic_uint
 #define atomic_ulong metal_atomic_ulong

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: MIT
+"""What the rewriter of CUDA asks about C++'s declarations and expressions."""
+
+from kernelsim.tokens import (
+    Tokens,
+    closing,
+    declared_name,
+    following,
+    is_attribute,
+    opening,
+    preceding,
+    solid,
+    split,
+    word,
+)
+
+ATTRIBUTES = ("__attribute__", "alignas", "__declspec")
+
+
+def behind_cast(tokens: Tokens, i: int) -> int | None:
+    """Behind (void*) or reinterpret_cast<const void*> at i, or None."""
+    words: list[str] = []
+    j = following(tokens, i - 1)
+    first = j
+    while j < len(tokens) and len(words) < 8 and word(tokens, j) not in (")", ">"):
+        words.append(tokens[j][1])
+        j = following(tokens, j)
+    plain = [now for now in words if now != "const"]
+    is_cast = word(tokens, first) == "(" and plain == ["(", "void", "*"]
+    is_cast |= plain in (["reinterpret_cast", "<", "void", "*"], ["static_cast", "<", "void", "*"])
+    return j + 1 if is_cast else None
+
+
+def is_function(head: Tokens) -> bool:
+    """Whether the body of a function begins behind head; otherwise an initialiser does, or a type."""
+    words = [now for _, now in head]
+    if words[:1] in (["struct"], ["class"]) and ":" in words:  # of a base, decltype(f())
+        return False
+    depth = 0
+    for n, (kind, now) in enumerate(head):
+        depth += (now in "([<") - (now in ")]>") if kind == "op" else 0
+        if (kind, now) == ("op", "=") and depth == 0 and "operator" not in words[max(n - 2, 0) : n]:
+            return False
+    return "(" in words and ("->" in words or words[-1] in (")", "const", "noexcept", "override", "&"))
+
+
+def captures_nothing(head: Tokens) -> bool:
+    """Whether the body of a lambda with [] begins behind head: names of its function are unknown in it."""
+    words = [now for _, now in head]
+    for n in range(len(head) - 1):
+        before = head[n - 1] if n else ("op", "")
+        if words[n : n + 2] == ["[", "]"] and before[0] != "name" and before[1] not in (")", "]"):
+            rest = closing(head, n + 2) + 1 if word(head, n + 2) == "(" else n + 2
+            return not {"(", ",", "=", ")"} & set(words[rest:])
+    return False
+
+
+def members(tokens: Tokens, start: int) -> set[str]:
+    """The names of the data members of the class whose { is at start."""
+    plain: Tokens = []
+    i, end = start + 1, closing(tokens, start)
+    while i < end:
+        is_body = tokens[i] == ("op", "{")
+        plain.append(("op", ";") if is_body else tokens[i])
+        i = closing(tokens, i) + 1 if is_body else i + 1
+    return {declared_name(part) for one in split(plain, ";") for part in split(one) if ("op", "(") not in part}
+
+
+def callee(tokens: Tokens) -> int | None:
+    """Where the expression begins that the end of tokens calls: f, n::f<T>, object.f, (*pointer)."""
+    j = preceding(tokens, len(tokens))
+    while j >= 0:
+        kind, now = tokens[j]
+        if now == ">":
+            j = preceding(tokens, opening(tokens, j))
+            continue
+        if now in (")", "]"):
+            j = opening(tokens, j)
+            before = preceding(tokens, j)
+            if now == "]" or (tokens[before][0] == "name" and now == ")" and word(tokens, before) not in _STATEMENTS):
+                j = before
+                continue
+        elif kind != "name":
+            return None
+        before = preceding(tokens, j)
+        if word(tokens, before) == "template":
+            before = preceding(tokens, before)
+        if word(tokens, before) not in ("::", ".", "->"):
+            return j
+        scope = preceding(tokens, before)
+        if word(tokens, before) == "::" and tokens[scope][0] != "name" and word(tokens, scope) != ">":
+            return before  # ::f
+        j = preceding(tokens, before)
+    return None
+
+
+_STATEMENTS = ("if", "for", "while", "switch", "return", "else", "do")
+
+
+def parameter(declaration: Tokens) -> str:
+    """The name of a parameter, "" if it has none."""
+    words = [token for token in solid(declaration) if token[1] not in ("const", "volatile", "__restrict__")]
+    name = declared_name(words)
+    if not name or len(words) < 2 or words[[now for _, now in words].index(name) - 1][1] in ("::", "struct"):
+        return ""
+    return name
+
+
+def without_attributes(tokens: Tokens, others: tuple[str, ...] = ATTRIBUTES) -> Tokens:
+    """Solid tokens without [[...]], and without alignas(...) and its like."""
+    kept: Tokens = []
+    i = 0
+    while i < len(tokens):
+        if is_attribute(tokens, i):
+            i = closing(tokens, i)
+        elif tokens[i][1] in others and word(tokens, i + 1) == "(" and ("op", ")") in tokens[i:]:
+            i = closing(tokens, i + 1)
+        else:
+            kept.append(tokens[i])
+        i += 1
+    return kept
+
+
+def spaced(tokens: Tokens) -> Tokens:
+    return [part for token in tokens for part in (token, ("space", " "))]
+
+
+def without_bodies(declaration: Tokens) -> Tokens:
+    """A declaration without the members of a struct or union that it defines."""
+    if not any(now in ("struct", "union", "class") for _, now in declaration):
+        return declaration
+    i = next((n for n, token in enumerate(declaration) if token == ("op", "{")), None)
+    return declaration if i is None else declaration[:i] + declaration[closing(declaration, i) + 1 :]
