@@ -15,6 +15,7 @@ from kernelsim.cu_tokens import (
     callee,
     captures_nothing,
     is_function,
+    lacks_template,
     members,
     parameter,
     spaced,
@@ -31,6 +32,7 @@ from kernelsim.tokens import (
     declaration_start,
     declared_name,
     following,
+    in_brackets,
     is_launch,
     line_ends,
     opening,
@@ -163,6 +165,9 @@ class _Rewriter:
             self.is_device = False
         elif kind == "op" and now == "<" and is_launch(self.tokens, i):
             return self.launch(i)
+        elif kind == "op" and now == "::" and lacks_template(self.tokens, i):
+            self.out += [(kind, now), ("name", "template ")]
+            return i + 1
         elif kind == "name":
             if now in _SPECIFIERS:
                 self.is_device |= now in ("__device__", "__global__", "__constant__")
@@ -203,6 +208,10 @@ class _Rewriter:
     def open_scope(self, i: int) -> int:
         if self.is_of_host_library():
             return self.leave_out(i, closing(self.tokens, i) + 1)
+        if self.scopes[-1].declares and in_brackets(self.out):  # of f(T x = {}), alignas(max({4, 8}))
+            end = closing(self.tokens, i) + 1
+            self.out.append(("name", text(self.tokens[i:end])))  # one word, of the declaration that goes on
+            return end
         head = without_attributes(without_templates(solid(self.out[declaration_start(self.out) :])))
         words = {now for _, now in head}
         kept = self.host or self.is_device or "constexpr" in words or any(scope.is_class for scope in self.scopes)

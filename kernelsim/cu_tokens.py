@@ -34,14 +34,29 @@ def behind_cast(tokens: Tokens, i: int) -> int | None:
 def is_function(head: Tokens) -> bool:
     """Whether the body of a function begins behind head; otherwise an initialiser does, or a type."""
     words = [now for _, now in head]
-    if words[:1] in (["struct"], ["class"]) and ":" in words:  # of a base, decltype(f())
-        return False
+    if words[:1] == ["template"] or (words[:1] in (["struct"], ["class"]) and ":" in words):
+        return False  # a default argument, T{}, or a base, decltype(f())
     depth = 0
     for n, (kind, now) in enumerate(head):
         depth += (now in "([<") - (now in ")]>") if kind == "op" else 0
         if (kind, now) == ("op", "=") and depth == 0 and "operator" not in words[max(n - 2, 0) : n]:
             return False
     return "(" in words and ("->" in words or words[-1] in (")", "const", "noexcept", "override", "&"))
+
+
+def lacks_template(tokens: Tokens, i: int) -> bool:
+    """Whether the :: at i is that of `A<T>::f<8>(x)`, which nvcc takes where C++ wants `A<T>::template f<8>(x)`."""
+    if word(tokens, i - 1) != ">" or word(tokens, i + 2) != "<" or tokens[i + 1][0] != "name":
+        return False
+    depth = 0
+    for j in range(i + 2, len(tokens)):
+        kind, now = tokens[j]
+        if kind == "op" and now not in ("<", ">", ",", "::"):
+            return False  # a comparison
+        depth += (now == "<") - (now == ">")
+        if depth == 0:
+            return word(tokens, j + 1) == "("
+    return False
 
 
 def captures_nothing(head: Tokens) -> bool:
@@ -113,7 +128,7 @@ def without_attributes(tokens: Tokens, others: tuple[str, ...] = ATTRIBUTES) -> 
     while i < len(tokens):
         if is_attribute(tokens, i):
             i = closing(tokens, i)
-        elif tokens[i][1] in others and word(tokens, i + 1) == "(" and ("op", ")") in tokens[i:]:
+        elif tokens[i][1] in others and word(tokens, i + 1) == "(":
             i = closing(tokens, i + 1)
         else:
             kept.append(tokens[i])

@@ -32,6 +32,7 @@ sad.<t:INT> d, a, b, c                                  : d = sad<{t}>
 bfind{.shiftamt}.<t:u32|s32|u64|s64> d, a               : d = bfind<{t}, {shiftamt}>
 bfe.<t:u32|s32|u64|s64> d, a, b, c                      : d = bfe<{t}>
 bfi.<t:b32|b64> d, a, b, c, e                           : d = bfi<{t}>
+bmsk.<mode:clamp|wrap>.b32 d, a, b                      : d = bmsk<{mode}>
 dp4a.<a:INT32>.<b:INT32> d, a, b, c                     : d = dp4a<{a}, {b}>
 dp2a.<half:lo|hi>.<a:INT32>.<b:INT32> d, a, b, c        : d = dp2a<{a}, {b}, {half}>
 

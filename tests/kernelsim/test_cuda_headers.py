@@ -70,11 +70,20 @@ SHAPES = {
         __global__ void k(float *y) { y[0] = S().get(); }""",
     "braces in a template's head": """
         template <class T, class = decltype(T{1})> struct S { T x; };
-        __global__ void k(float *y) { y[0] = S<float>{1}.x; }""",
+        template <auto n, decltype(n) m = decltype(n){1}> __device__ int f() { return n - m; }
+        __global__ void k(float *y) { y[0] = S<float>{float(f<2>())}.x; }""",
     "braces in alignas": """
         #include <algorithm>
         struct alignas(std::max({4, 16})) S { float x; };
         __global__ void k(float *y) { y[0] = alignof(S) / 16; }""",
+    "a template without the word": """
+        template <class T> struct S { template <int n> static __device__ T f(T x) { return x * n; } };
+        template <class T> __device__ T g(T x) { return S<T>::f<2>(x); }
+        __global__ void k(float *y) { y[0] = g(0.5f); }""",
+    "braces in a parameter list": """
+        struct S { int x = 1; };
+        __device__ int f(S a = {}, S b = S{}) { return a.x * b.x; }
+        __global__ void k(float *y) { y[0] = f(); }""",
     "a parameter without a name": "__global__ void j(float *, int); __global__ void k(float *y) { y[0] = 1; }",
 }
 
@@ -154,6 +163,15 @@ def test_names_that_libraries_for_devices_count_on():
       y[7] = CU_TENSOR_MAP_DATA_TYPE_TFLOAT32;
     }"""
     np.testing.assert_array_equal(run(source), [2, 0x4000, 2, 0x4000, 1, 2, 3, 11])
+
+
+def test_groups_that_libcudacxx_declares_beforehand():
+    source = """
+    namespace cooperative_groups { namespace __v1 { class thread_block; } using namespace __v1; }
+    #include <cooperative_groups.h>
+    static_assert(cudaErrorStartupFailure == 127 && cudaErrorMapBufferObjectFailed == 205);
+    __global__ void k(float *y) { y[0] = cooperative_groups::this_thread_block().size(); }"""
+    assert run(source, block=32)[0] == 32
 
 
 def test_macros_of_the_standard_library_for_cccl(tmp_path):

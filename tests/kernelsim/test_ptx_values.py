@@ -108,6 +108,8 @@ INTEGERS = [  # opcode and the rest of its operands, operands, the result's kind
     ("bfe.s64", "lrr", "l", lambda a, b, c: bfe(a, b, c, 64, True)),
     ("bfi.b32", "rrrr", "r", lambda a, b, c, d: bfi(a, b, c, d, 32)),
     ("bfi.b64", "llrr", "l", lambda a, b, c, d: bfi(a, b, c, d, 64)),
+    ("bmsk.clamp.b32", "rr", "r", lambda a, b: (1 << min(b, 32)) - 1 << min(a, 32)),
+    ("bmsk.wrap.b32", "rr", "r", lambda a, b: (1 << b % 32) - 1 << a % 32),
     ("and.b64", "ll", "l", lambda a, b: a & b),
     ("xor.b16", "hh", "h", lambda a, b: a ^ b),
     ("not.b32", "r", "r", lambda a: ~a),

@@ -55,6 +55,7 @@ template <bool kInclusive, class Op, class T> void scan_with(Lanes &lanes) {
 } // namespace ksim::cuda
 
 namespace cooperative_groups {
+namespace __v1 { // as NVIDIA's: libcu++ declares some of this beforehand
 
 // ---- Grid and block
 
@@ -301,4 +302,6 @@ template <int kPending, class Group> KSIM_INLINE void wait_prior(const Group &gr
 }
 template <class Group> KSIM_INLINE void wait(const Group &group, KSIM_WHERE) { wait_prior<0>(group, where); }
 
+} // namespace __v1
+using namespace __v1;
 } // namespace cooperative_groups

@@ -67,6 +67,15 @@ enum CUtensorMapFloatOOBfill {
   CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA
 };
 
+enum CUdriverProcAddressQueryResult {
+  CU_GET_PROC_ADDRESS_SUCCESS,
+  CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND
+};
+inline CUresult cuGetProcAddress(const char *, void **function, int, cuuint64_t,
+                                 CUdriverProcAddressQueryResult *) {
+  *function = nullptr;
+  return CUDA_ERROR_NOT_SUPPORTED;
+}
 inline CUresult cuGetErrorString(CUresult error, const char **text) {
   *text = cudaGetErrorString(cudaError(error));
   return CUDA_SUCCESS;

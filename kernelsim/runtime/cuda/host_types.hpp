@@ -215,6 +215,11 @@ using cudaEvent_t = struct CUevent_st *;
 using cudaGraph_t = struct CUgraph_st *;
 using cudaGraphExec_t = struct CUgraphExec_st *;
 using cudaGraphNode_t = struct CUgraphNode_st *;
+enum cudaSharedMemConfig {
+  cudaSharedMemBankSizeDefault,
+  cudaSharedMemBankSizeFourByte,
+  cudaSharedMemBankSizeEightByte
+};
 struct cudaKernelNodeParams { // for classes that have one as a member
   void *func;
   dim3 gridDim, blockDim;

@@ -105,6 +105,13 @@ template <class T> KSIM_INLINE T bfi(T a, T b, uint32_t c, uint32_t d) {
   const T field = length >= kBitsOf<T> ? ~T(0) : (T(1) << length) - 1, mask = field << position;
   return (b & ~mask) | (a << position & mask);
 }
+// A mask of b bits from bit a on.
+template <Name kMode> KSIM_INLINE uint32_t bmsk(uint32_t a, uint32_t b) {
+  const uint32_t position = a & 31, width = b & 31;
+  if (kMode == kClamp && a >= 32) return 0;
+  const bool reaches_the_top = position + width >= 32 || (kMode == kClamp && b >= 32);
+  return ~0u << position & (reaches_the_top ? ~0u : ~(~0u << (position + width)));
+}
 
 // ---- Logic and shifts; a shift by the width or more leaves nothing but signs
 
