@@ -22,20 +22,26 @@ class ArgumentError(KernelSimError, ValueError):
 
 @dataclass
 class KernelFault(KernelSimError):  # noqa: N818 - a fault is what GPUs have
-    """A kernel did what it must not do; where and in which thread is in the message and in the attributes."""
+    """A kernel did what it must not do; where and in which thread is in the message and in the attributes.
+
+    None is what cannot be known, as of a write that is only seen afterwards.
+    """
 
     kernel: str
     kind: str
     reason: str
     file: str | None
     line: int | None
-    group: tuple[int, int, int]
-    thread: tuple[int, int, int]
+    group: tuple[int, int, int] | None
+    thread: tuple[int, int, int] | None
     group_word: str = "threadgroup"
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}: " if self.file and self.line else ""
-        return f"{place}{self.kernel}: {self.reason} ({self.group_word} {self.group}, thread {self.thread})"
+        known = [f"{self.group_word} {self.group}"] if self.group else []
+        known += [f"thread {self.thread}"] if self.thread else []
+        who = f" ({', '.join(known)})" if known else ""
+        return f"{place}{self.kernel}: {self.reason}{who}"
 
 
 class TimeLimitExceeded(KernelFault):

@@ -7,7 +7,7 @@ from typing import Any
 
 from kernelsim import arguments, toolchain
 from kernelsim.errors import ArgumentError
-from kernelsim.launch import CONVERGENCE, SCHEDULES, Bound, Fault, Options, as_error, default_workers
+from kernelsim.launch import CONVERGENCE, SCHEDULES, Bound, Fault, Options, as_error, check_overruns, default_workers
 from kernelsim.memory import guarded_arrays
 
 
@@ -25,7 +25,8 @@ class HostLibrary:
     """A shared library of host launchers.
 
     Its path can be given to ctypes, cffi or a linker like that of the library that nvcc makes; it needs the engine's
-    library, which lies beside it in the cache, as nvcc's needs CUDA's runtime. Device memory is memory of the process:
+    library, which lies beside it in the cache, as nvcc's needs CUDA's runtime. The cache is pruned: copy both to keep
+    them. Device memory is memory of the process:
     launchers may be given NumPy's, or kernelsim.guarded() arrays.
     """
 
@@ -60,14 +61,17 @@ class HostLibrary:
         if not found:
             return None
         kernel = (name.value or b"").decode(errors="replace")
-        named = [Bound(words, memory, const=False) for memory, words in list(guarded_arrays.items())]
+        named = [Bound(words, memory, const=False) for memory, words in guarded_arrays()]
         return as_error(found.contents, kernel, self.path, named, "block")
 
     def check(self, code: int) -> None:
-        """Raises what a code other than 0, which a launcher has returned, stands for.
+        """Raises what a code other than 0, which a launcher has returned, stands for; looks beside guarded() arrays.
 
         Raises:
             KernelFault: a kernel did what it must not do. ArgumentError: otherwise, with the error's words.
         """
         if code:
             raise self.fault() or ArgumentError(f"error {code}: {self.error()}")
+        check_overruns(
+            self.path.name, [Bound(words, memory, const=False) for memory, words in guarded_arrays()], "block"
+        )

@@ -21,6 +21,7 @@ Dim = tuple[int, int, int]
 SCHEDULES = ("forward", "reverse", "random")
 CONVERGENCE = ("every", "live", "hardware")
 SLOTS = 31  # kSlots of engine.hpp
+_UNKNOWN = 0xFFFFFFFF  # kUnknown
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ def as_error(fault: Fault, kernel: str, path: Path, bound: Sequence[Bound], grou
     if kind == "memory" and fault.address:
         message = _in_words(fault, bound) or message
     file, line = spot or (None, None)
-    where = [(dim.x, dim.y, dim.z) for dim in (fault.group, fault.thread)]
+    where = [None if dim.x == _UNKNOWN else (dim.x, dim.y, dim.z) for dim in (fault.group, fault.thread)]
     cls = TimeLimitExceeded if kind == "timeout" else KernelFault
     return cls(kernel, kind, message, file, line, where[0], where[1], group_word)
 
@@ -227,7 +228,7 @@ def check_overruns(kernel: str, bound: Sequence[Bound], group_word: str) -> None
         where = one.memory.overrun()
         if where:
             reason = f"writes {where} of {one.name}"
-            raise KernelFault(kernel, "memory", reason, None, None, (0, 0, 0), (0, 0, 0), group_word)
+            raise KernelFault(kernel, "memory", reason, None, None, None, None, group_word)
 
 
 def three(value: Any, name: str) -> Dim:

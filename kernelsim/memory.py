@@ -7,6 +7,7 @@ Before its start it is NaN up to the page's, where the next unmapped one begins.
 import ctypes
 import mmap
 import sys
+import threading
 import weakref
 from typing import Any
 
@@ -63,9 +64,11 @@ class Guarded:
         return {"past the end": (end, self._end - end), "before the start": (self._start, self.address - self._start)}
 
     def overrun(self) -> str | None:
-        """Where a byte between the array and the unmapped pages has been written, if one has."""
+        """Where a byte between the array and the unmapped pages has been written, if one has since this was asked."""
         for where, (start, size) in self._slack().items():
-            if ctypes.string_at(start, size) != _FILLING[start % 2 : start % 2 + size]:
+            filling = _FILLING[start % 2 : start % 2 + size]
+            if ctypes.string_at(start, size) != filling:
+                ctypes.memmove(start, filling, size)
                 return where
         return None
 
@@ -91,7 +94,14 @@ class Guarded:
             _libc.munmap(self._base, self._size)
 
 
-guarded_arrays: "weakref.WeakKeyDictionary[Guarded, str]" = weakref.WeakKeyDictionary()  # and how messages name them
+_guarded: "weakref.WeakKeyDictionary[Guarded, str]" = weakref.WeakKeyDictionary()  # and how messages name them
+_lock = threading.Lock()  # of it
+
+
+def guarded_arrays() -> list[tuple[Guarded, str]]:
+    """What lives of the memory that guarded() gave, and how messages name it."""
+    with _lock:
+        return list(_guarded.items())
 
 
 def guarded(array: Any, *, writable: bool = True) -> np.ndarray[Any, Any]:
@@ -100,7 +110,8 @@ def guarded(array: Any, *, writable: bool = True) -> np.ndarray[Any, Any]:
     memory = Guarded(array.nbytes)
     copy = memory.array(array.shape, array.dtype)
     copy[...] = array
-    guarded_arrays[memory] = f"a guarded array ({array.nbytes} bytes{'' if writable else ', not writable'})"
+    with _lock:
+        _guarded[memory] = f"a guarded array ({array.nbytes} bytes{'' if writable else ', not writable'})"
     if not writable:
         memory.write_protect()
         copy.flags.writeable = False

@@ -28,7 +28,8 @@ RUNTIME = Path(__file__).parent / "runtime"
 OLDEST = 17  # the first with _Float16 on every x86-64 and complete C++20 templates; Apple's 16 is LLVM's 17
 COMPILE_SECONDS = 300
 CACHE_BYTES = 4 << 30  # beyond them the cache loses what was used longest ago,
-CACHE_SECONDS = 86400  # but nothing that a process which runs now may have loaded
+CACHE_SECONDS = 86400  # but nothing that was used so lately: a process may be about to load it
+_TEMPORARY = "kernelsim_"  # files and folders of the cache that are being written
 _NAMES = ("clang++", *(f"clang++-{version}" for version in range(29, OLDEST - 1, -1)))
 _HELP = "install clang 17 or later (apt install clang-19, xcode-select --install), or: pip install ziglang"
 
@@ -102,7 +103,7 @@ class Toolchain:
         if _used(output):
             return output
         prune_once()
-        with tempfile.TemporaryDirectory(dir=cache()) as folder:
+        with tempfile.TemporaryDirectory(dir=cache(), prefix=_TEMPORARY) as folder:
             file = Path(folder) / "source.cpp"
             file.write_text(source, encoding="utf-8", errors="surrogateescape")
             built = Path(folder) / f"built{suffix}"
@@ -233,22 +234,23 @@ def prune_once() -> None:
 def prune(folder: Path, most: int, before: float) -> None:
     """Removes what was used longest ago until the rest has `most` bytes, but nothing that was used after `before`.
 
-    Other processes may do the same at once; what one of them uses was used now.
+    Other processes may do the same at once; what one of them uses was used now. Files of other names are left alone.
     """
     found = []
     for path in folder.iterdir():
         with contextlib.suppress(OSError):  # another process removed it
             status = path.stat()
-            if path.is_file():
+            if re.fullmatch(r"(source_)?[0-9a-f]{24}\.\w+", path.name):
                 found.append((status.st_mtime, status.st_size, path))
-            elif path.name.startswith("tmp") and status.st_mtime < before:  # of a compilation that was killed
-                shutil.rmtree(path, ignore_errors=True)
+            elif path.name.startswith(_TEMPORARY) and status.st_mtime < before:  # of a compilation that was killed
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     total = sum(size for _, size, _ in found)
     for used, size, path in sorted(found):
         if total <= most or used >= before:
             break
         with contextlib.suppress(OSError):
-            path.unlink()
+            if path.stat().st_mtime == used:  # nobody has used it since
+                path.unlink()
         total -= size
 
 
@@ -267,7 +269,7 @@ def load(path: Path) -> ctypes.CDLL:
 def write(path: Path, content: str) -> None:
     """Writes a file of the cache as a whole, so that nobody reads half of it."""
     with tempfile.NamedTemporaryFile(
-        "w", dir=cache(), delete=False, encoding="utf-8", errors="surrogateescape"
+        "w", dir=cache(), prefix=_TEMPORARY, delete=False, encoding="utf-8", errors="surrogateescape"
     ) as file:
         file.write(content)
     Path(file.name).replace(path)

@@ -60,24 +60,39 @@ Running::~Running() {
   delete[] warps;
 }
 
+// What lies between variables is NaN too, in types of two bytes or more, but not what one who writes NaN or -1
+// writes.
+static unsigned char between(const unsigned char *p) { return uintptr_t(p) & 1 ? 0xff : 0xfe; }
+static void fill(unsigned char *begin, const unsigned char *end) {
+  for (; begin < end; begin++) *begin = between(begin);
+}
+static bool untouched(const unsigned char *begin, const unsigned char *end) {
+  unsigned char changed = 0;
+  for (; begin < end; begin++) changed |= *begin ^ between(begin);
+  return !changed;
+}
+
 void Running::poison() {
   shared = static_end - round_up(launch->shared->bytes, launch->shared->align);
   memset(shared, kPoison, size_t(static_end - shared));
+  const unsigned char *end = static_end;
+  for (const SharedVariable *v = launch->shared->first; v; v = v->next) {
+    fill(shared + v->offset + v->size, end);
+    end = shared + v->offset;
+  }
+  fill(shared, end);
   for (int i = 0; i < kSlots; i++) {
     const uint32_t bytes = launch->dynamic_bytes[i];
     dynamic[i] = slot_ends[i] - round_up(bytes, launch->shared->dynamic_align);
-    if (bytes) memset(dynamic[i], kPoison, size_t(slot_ends[i] - dynamic[i]));
+    if (!bytes) continue;
+    memset(dynamic[i], kPoison, bytes);
+    fill(dynamic[i] + bytes, slot_ends[i]);
   }
-}
-
-// Whether all of it is poison still.
-static bool untouched(const unsigned char *begin, const unsigned char *end) {
-  return begin == end || (*begin == kPoison && !memcmp(begin, begin + 1, size_t(end - begin) - 1));
 }
 
 // Fails if something was written between the shared variables, or behind dynamic shared memory.
 void Running::demand_red_zones() {
-  current = &fibres[0];
+  current = nullptr; // nobody knows who it was
   const char *memory = launch->cuda ? "shared" : "threadgroup";
   const unsigned char *end = static_end;
   const char *behind = nullptr;

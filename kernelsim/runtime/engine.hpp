@@ -140,6 +140,7 @@ enum FaultKind : int {
   kArgument,
   kUndefined
 };
+constexpr Dim kUnknown = {~0u, ~0u, ~0u}; // group or thread of what is only seen afterwards
 struct Fault {
   FaultKind kind;
   int line; // 0 where unknown

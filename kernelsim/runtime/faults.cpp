@@ -39,7 +39,7 @@ void report(Running &w, FaultKind kind, uint64_t pc, Where where, const char *me
   f.kind = kind;
   f.line = where.line;
   f.group = w.group_position;
-  f.thread = w.current ? w.current->position : Dim{0, 0, 0};
+  f.thread = w.current ? w.current->position : kUnknown;
   f.address = 0;
   f.pc = pc ? offset(w, pc) : 0;
   f.write = -1;

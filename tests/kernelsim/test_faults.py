@@ -167,18 +167,19 @@ def test_faults_name_the_file_as_it_was_given(file, kernel, args, text):
 
 SHARED = """
 __shared__ int first[32];
-template <class T> __global__ void neighbours(T* out, int n) {
+template <class T> __global__ void neighbours(T* out, int n, int value) {
     __shared__ T second[32], third;
     static __shared__ T fourth[32];
     first[threadIdx.x] = 1, second[threadIdx.x] = 2, third = 3, fourth[threadIdx.x] = 4;
     T* p = second;
-    if (threadIdx.x == 0) p[n] = 5;
+    if (threadIdx.x == 0) p[n] = value;
     out[threadIdx.x] = p[threadIdx.x];
 }
 """
 
 
 @pytest.mark.parametrize("language", ["cuda", "metal"])
+@pytest.mark.parametrize("value", [5, -1, -2])
 @pytest.mark.parametrize(
     ("n", "message"),
     [
@@ -188,18 +189,20 @@ template <class T> __global__ void neighbours(T* out, int n) {
         (32, None),  # third: the variables of one declaration lie side by side
     ],
 )
-def test_writes_between_shared_variables_are_found(language, n, message):
+def test_writes_between_shared_variables_are_found(language, value, n, message):
     out = np.zeros(32, np.int32)
     if language == "cuda":
         kernel, how = cuda.load(source=SHARED).kernel("neighbours<int>"), {"grid": 1, "block": 32}
     else:
         body = SHARED.partition("{")[2].replace("static ", "").replace("__shared__", "threadgroup")
         body = body.replace("threadIdx.x", "i").replace("T*", "threadgroup int*").replace("T ", "int ")
-        head = "kernel void neighbours(device int* out, constant int& n, uint i [[thread_index_in_threadgroup]]) {"
+        head = "kernel void neighbours(device int* out, constant int& n, constant int& value, uint i [[thread_index_in_threadgroup]]) {"
         source = f"{head} threadgroup int first[32]; {body}"
         kernel, how = metal.load(source=source).kernel("neighbours"), {"grid": 32, "threadgroup": 32}
     if message is None:
-        kernel([out, n], **how)
+        kernel([out, n, value], **how)
         return
-    with pytest.raises(KernelFault, match=message):
-        kernel([out, n], **how)
+    with pytest.raises(KernelFault, match=message) as caught:
+        kernel([out, n, value], **how)
+    assert caught.value.thread is None
+    assert str(caught.value).endswith("(0, 0, 0))")  # the threadgroup is known

@@ -141,15 +141,19 @@ def test_pypis_compiler_checks_and_compiles_host_code():
 
 def test_the_cache_loses_what_was_used_longest_ago(tmp_path):
     for age, name in enumerate("edcba"):
-        (tmp_path / name).write_bytes(bytes(10))
-        os.utime(tmp_path / name, (1000 - age, 1000 - age))
-    (tmp_path / "tmp_killed").mkdir()
-    os.utime(tmp_path / "tmp_killed", (0, 0))
-    (tmp_path / "tmp_running").mkdir()
-    (tmp_path / "stubs_x").mkdir()
+        (tmp_path / f"{name * 24}.so").write_bytes(bytes(10))
+        os.utime(tmp_path / f"{name * 24}.so", (1000 - age, 1000 - age))
+    others = ["tmp_of_somebody", "results.npy"]
+    for name in others:
+        (tmp_path / name).write_bytes(bytes(100))
+        os.utime(tmp_path / name, (0, 0))
+    for name in ("kernelsim_killed", "kernelsim_running", "stubs_x", "tmp_folder"):
+        (tmp_path / name).mkdir()
+    for name in ("kernelsim_killed", "tmp_folder"):
+        os.utime(tmp_path / name, (0, 0))
 
     def left():
-        return "".join(sorted(path.name for path in tmp_path.iterdir() if path.is_file()))
+        return "".join(sorted(path.name[0] for path in tmp_path.glob("*.so")))
 
     toolchain.prune(tmp_path, 50, before=2000)
     assert left() == "abcde"
@@ -157,7 +161,8 @@ def test_the_cache_loses_what_was_used_longest_ago(tmp_path):
     assert left() == "cde"
     toolchain.prune(tmp_path, 0, before=999)  # "d" was used then, "e" later
     assert left() == "de"
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["stubs_x", "tmp_running"]
+    kept = sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".so")
+    assert kept == sorted([*others, "kernelsim_running", "stubs_x", "tmp_folder"])
 
 
 def test_a_file_of_the_cache_that_is_used_is_the_last_to_go(monkeypatch, tmp_path):

@@ -52,9 +52,13 @@ std::string text_of(const Fault &fault, const std::string &kernel) {
   char text[1400];
   char place[320] = "";
   if (fault.line) snprintf(place, sizeof place, "%s:%d: ", fault.file, fault.line);
-  snprintf(text, sizeof text, "%s%s: %s (block (%u, %u, %u), thread (%u, %u, %u))", place, kernel.c_str(),
-           fault.message, fault.group.x, fault.group.y, fault.group.z, fault.thread.x, fault.thread.y,
-           fault.thread.z);
+  char who[160] = "";
+  const Dim &g = fault.group, &t = fault.thread;
+  if (t.x != kUnknown.x)
+    snprintf(who, sizeof who, " (block (%u, %u, %u), thread (%u, %u, %u))", g.x, g.y, g.z, t.x, t.y, t.z);
+  else if (g.x != kUnknown.x)
+    snprintf(who, sizeof who, " (block (%u, %u, %u))", g.x, g.y, g.z);
+  snprintf(text, sizeof text, "%s%s: %s%s", place, kernel.c_str(), fault.message, who);
   return text;
 }
 
@@ -75,6 +79,18 @@ cudaError_t code_of(const Fault &fault) {
   default:
     return cudaErrorLaunchFailure; // a GPU would go on, or hang
   }
+}
+
+// What went wrong last, all of it at once: other threads may fail, and ask, at the same time.
+cudaError_t record(cudaError_t error, const std::string &message, const Fault &fault = {},
+                   const std::string &kernel = "") {
+  State &s = state();
+  const std::lock_guard<std::mutex> lock(s.mutex);
+  s.message = message;
+  s.fault = fault;
+  s.kernel = kernel;
+  if (fault.kind && fault.kind != kArgument && fault.kind != kResources) s.sticky = error;
+  return last = error;
 }
 
 int default_workers() { return int(std::max(1u, std::thread::hardware_concurrency())); }
@@ -141,27 +157,23 @@ cudaError_t execute(const Kernel &kernel, const Configuration &c, void (*entry)(
   launch.seconds = s.options.seconds;
   launch.cuda = 1;
   Fault fault;
-  static std::mutex launching; // so that what was written around allocations was written by this grid
-  std::unique_lock<std::mutex> one_at_a_time(launching);
+  static std::mutex looking; // so that what was written around allocations was written by this grid
+  std::unique_lock<std::mutex> one_at_a_time(looking);
   ksim::launch(launch, fault);
   const std::string overrun = find_overrun();
   one_at_a_time.unlock();
   if (!fault.kind) {
     if (overrun.empty()) return cudaSuccess;
     fault.kind = kMemory;
+    fault.group = fault.thread = kUnknown;
     snprintf(fault.message, sizeof fault.message, "%s", overrun.c_str());
   }
-  const std::string address = fault.pc ? describe_address(fault.address, fault.write) : "";
+  const std::string address = fault.address ? describe_address(fault.address, fault.write) : "";
   if (!address.empty()) snprintf(fault.message, sizeof fault.message, "%s", address.c_str());
   const cudaError_t error = code_of(fault);
   const std::string text = fault.kind == kArgument || fault.kind == kResources ? name + ": " + fault.message
                                                                                : text_of(fault, name);
-  failed(error, "%s", text.c_str());
-  const std::lock_guard<std::mutex> lock(s.mutex);
-  s.fault = fault;
-  s.kernel = name;
-  if (fault.kind != kArgument && fault.kind != kResources) s.sticky = error;
-  return error;
+  return record(error, text, fault, name);
 }
 
 } // namespace
@@ -172,11 +184,7 @@ cudaError_t failed(cudaError_t error, const char *format, ...) {
   va_start(args, format);
   vsnprintf(text, sizeof text, format, args);
   va_end(args);
-  State &s = state();
-  const std::lock_guard<std::mutex> lock(s.mutex);
-  s.message = text;
-  s.fault = {};
-  return last = error;
+  return record(error, text);
 }
 cudaError_t sticky() {
   State &s = state();
@@ -315,9 +323,14 @@ __attribute__((visibility("default"))) const char *ksim_last_error() {
   return text.c_str();
 }
 __attribute__((visibility("default"))) const ksim::Fault *ksim_last_fault(const char **kernel) {
+  static thread_local std::string name;
+  static thread_local ksim::Fault fault;
   State &s = state();
-  *kernel = s.kernel.c_str();
-  return s.fault.kind ? &s.fault : nullptr;
+  const std::lock_guard<std::mutex> lock(s.mutex);
+  name = s.kernel;
+  fault = s.fault;
+  *kernel = name.c_str();
+  return fault.kind ? &fault : nullptr;
 }
 
 // <assert.h> of the C libraries ends in these; of a kernel it is a fault, not the end of the process.
