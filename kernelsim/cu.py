@@ -13,14 +13,15 @@ from kernelsim import ptx
 from kernelsim.cu_tokens import (
     behind_cast,
     callee,
-    captures_nothing,
+    declarators,
     is_function,
     lacks_template,
-    members,
     parameter,
     spaced,
+    wants_static,
     without_attributes,
     without_bodies,
+    without_default,
 )
 from kernelsim.errors import SourceError
 from kernelsim.headers import HOST_LIBRARIES, HOST_PREFIXES, LEFT_OUT
@@ -78,6 +79,7 @@ class Source:
 
     body: str = ""
     entries: dict[str, Entry] = field(default_factory=dict)
+    pointers: dict[str, str] = field(default_factory=dict)  # to those that are no templates
     has_asm: bool = False
 
 
@@ -126,11 +128,11 @@ class _Rewriter:
         self.source = Source()
         self.scopes = [_Scope(declares=True)]
         self.shared_count = 0
-        self.shared: dict[tuple[tuple[str, ...], str], str] = {}  # of namespaces: where, name -> a local declaration
+        self.dynamic: set[tuple[object, ...]] = set()  # `extern __shared__` variables: where, and the declaration
         self.limits = _Limits()  # of a kernel that has not begun
         self.declared: dict[str, _Limits] = {}  # of kernels that were declared before
         self.kernel_name = ""  # of the declaration that is being read
-        self.bodies: set[int] = set()  # where the bodies of kernels begin
+        self.bodies: dict[int, Tokens] = {}  # where the bodies of kernels begin, and what is to be written behind them
         self.defined: set[str] = set()  # kernels that have one; others are defined in another file
         self.behind: dict[int, Tokens] = {}  # what is to be written behind a token
 
@@ -200,10 +202,13 @@ class _Rewriter:
 
     def leave_out(self, i: int, end: int) -> int:
         """Takes back the declaration so far, of which tokens[i:end] is the rest, but for its line ends."""
-        start = declaration_start(self.out)
-        self.out[start:] = [t if t[0] in ("line", "space") else line_ends([t]) for t in self.out[start:]]
+        self.take_back(declaration_start(self.out))
         self.out.append(line_ends(self.tokens[i:end]))
         return end
+
+    def take_back(self, start: int) -> None:
+        """Takes back what was written from start on, but for its line ends and what pragmas end there."""
+        self.out[start:] = [t if t[0] in ("line", "space") else line_ends([t]) for t in self.out[start:]]
 
     def open_scope(self, i: int) -> int:
         if self.is_of_host_library():
@@ -219,8 +224,6 @@ class _Rewriter:
             end = closing(self.tokens, i)
             self.out += [("op", "{"), ("name", " __builtin_trap();"), line_ends(self.tokens[i:end]), ("op", "}")]
             return end + 1
-        is_body = self.is_device and self.scopes[-1].declares and is_function(head)
-        shared = self.shared_in(i, words) if self.shared and (is_body or captures_nothing(head)) else ""
         is_host = self.is_host(i, head)
         self.is_device = False
         declares = self.scopes[-1].declares and "(" not in words
@@ -233,18 +236,12 @@ class _Rewriter:
             end = statement_end(self.tokens, i) if is_type else closing(self.tokens, i)
             self.behind[end] = [("space", " KSIM_HOST_END ")]
         self.out.append(self.tokens[i])
-        behind: Tokens = []
         if i in self.bodies:
             limits = self.declared.get(self.kernel_name, self.limits) if self.limits == _Limits() else self.limits
             self.limits = _Limits()
             declared = f"static ksim::cuda::Kernel ksim_kernel{{__PRETTY_FUNCTION__, {limits}}};"
             self.out += [("op", f" {declared} ksim::cuda::run(ksim_kernel, [=]() mutable "), ("op", "{")]
-            behind = [("op", character) for character in ");}"]
-        if shared:  # a block within, so that the source's own variables may have these names
-            self.out += [("op", shared), ("op", "{")]
-            behind = [("op", "}"), *behind]
-        if behind:
-            self.behind[closing(self.tokens, i)] = behind
+            self.behind[closing(self.tokens, i)] = [*(("op", character) for character in ");}"), *self.bodies[i]]
         return i + 1
 
     def is_host(self, i: int, head: Tokens) -> bool:
@@ -309,9 +306,17 @@ class _Rewriter:
             known = self.source.entries.get(qualified)
             is_template = is_template or bool(known and known.is_template)
             self.source.entries[qualified] = Entry(qualified, names, is_template)
-        if is_definition:
-            self.bodies.add(following(self.tokens, end))
-            self.defined.add(qualified)
+        if not is_definition:
+            return
+        self.defined.add(qualified)
+        self.bodies[following(self.tokens, end)] = []
+        is_elsewhere = word(self.tokens, preceding(self.tokens, preceding(self.tokens, j))) == "::"
+        if not (is_template or is_elsewhere or self.host):  # a pointer knows which of the functions of this name it is
+            pointer = f"ksim_kernel_{len(self.source.pointers)}"
+            types = ", ".join(without_default(part, _SPECIFIERS) for part in parts)
+            declared = f" static void (*const {pointer})({types}) = &{name}"
+            self.bodies[following(self.tokens, end)] = [("name", declared), ("op", ";")]
+            self.source.pointers[qualified] = "::".join([*self.namespaces(), pointer])
 
     def launch(self, i: int) -> int:
         """callee<<<grid, block, shared, stream>>>(args) -> (configure(grid, block, shared, stream), callee(args))"""
@@ -352,47 +357,37 @@ class _Rewriter:
     # ---- Shared memory and assembly
 
     def shared_variable(self, i: int) -> int:
-        """`__shared__ T a[N], b;` -> a struct of them in the shared memory of the running block."""
-        start = declaration_start(self.out)
-        before = solid(self.out[start:])
-        end = statement_end(self.tokens, i)
-        is_dynamic = any(now == "extern" for _, now in before)
-        plain = without_attributes(before, ())
-        kept = [token for token in plain if token[1] not in ("extern", "static") and token[0] != "string"]
+        """`__shared__ T a[N], b;` -> a struct of them in the running block's shared memory, and references to both."""
+        start, end = declaration_start(self.out), statement_end(self.tokens, i)
+        before = without_attributes(solid(self.out[start:]), ())
+        self.take_back(start)
+        is_dynamic = ("name", "extern") in before
+        kept = [token for token in before if token[1] not in ("extern", "static") and token[0] != "string"]
         declaration = [*spaced(kept), *(t for t in self.tokens[i + 1 : end] if t[1] != "static")]
-        names = [declared_name(without_bodies(part)) for part in split(declaration)]
-        self.shared_count += 1
-        struct = f"ksim_shared_{self.shared_count}"
-        lines = line_ends(self.out[start:])
-        del self.out[start:]
-        body = "".join(now for _, now in declaration).strip()
-        named = f'static constexpr const char *ksim_names() {{ return "{", ".join(names)}"; }}'
-        written = f"struct {struct} {{ {body}; {named} }}"
-        if self.scopes[-1].declares:
-            where = self.namespaces()
-            kind = "dynamic" if is_dynamic else "shared_of_namespace"
-            self.shared |= {(where, n): f"auto &{n} = ksim::cuda::{kind}<{struct}>().{n};" for n in names}
-        else:
-            at = f"ksim::cuda::dynamic<{struct}>()" if is_dynamic else f"ksim::shared<{struct}>()"
-            written += "".join(f"; auto &{name} = {at}.{name}" for name in names)
-        self.out += [lines, ("name", written), ("op", ";")]
+        # A static variable is nothing that lambdas copy, and what a name means is C++'s affair. A function's own
+        # reference is faster: it stays in a register.
+        function = next((scope.start for scope in self.scopes if not scope.declares), None)
+        is_static = function is None or wants_static(self.tokens[function : closing(self.tokens, function)])
+        reference = "static thread_local auto" if is_static else "auto"
+        of_scope = "ksim::shared" if function is not None else "ksim::cuda::shared_of_namespace"
+        for one in declarators(declaration) if is_dynamic else [declaration]:  # all dynamic ones begin at one address
+            names = [declared_name(without_bodies(part)) for part in split(one)]
+            body = "".join(now for _, now in one).strip()
+            where = (function and self.scopes[-1].start, self.namespaces(), " ".join(body.split()))
+            if is_dynamic and where in self.dynamic:
+                continue  # as an extern variable may be declared again
+            self.dynamic |= {where} if is_dynamic else set()
+            self.shared_count += 1
+            struct = f"ksim_shared_{self.shared_count}"
+            named = f'static constexpr const char *ksim_names() {{ return "{", ".join(names)}"; }}'
+            at = f"{'ksim::cuda::dynamic' if is_dynamic else of_scope}<{struct}>()"
+            references = "".join(f"; {reference} &{name} = {at}.{name}" for name in names)
+            self.out += [("name", f"struct {struct} {{ {body}; {named} }}{references}"), ("op", ";")]
         return end + 1
 
     def namespaces(self) -> tuple[str, ...]:
         """Those around, outermost first."""
         return tuple(name for scope in self.scopes for name in scope.name.split("::") if name)
-
-    def shared_in(self, i: int, head: set[str]) -> str:
-        """Declares the __shared__ variables of namespaces that the body at i, of a function with this head, names."""
-        hidden = head.union(*(members(self.tokens, scope.start) for scope in self.scopes if scope.is_class))
-        names = {self.tokens[n][1] for n in range(i, closing(self.tokens, i)) if self.is_plain_name(n)} - hidden
-        here = self.namespaces()
-        found = sorted((where, name) for where, name in self.shared if name in names and here[: len(where)] == where)
-        return "".join({name: self.shared[where, name] for where, name in found}.values())  # the innermost counts
-
-    def is_plain_name(self, i: int) -> bool:
-        """Whether a name stands at i that is no member's, nor one of a namespace that is said."""
-        return self.tokens[i][0] == "name" and word(self.tokens, preceding(self.tokens, i)) not in (".", "->", "::")
 
     def asm(self, i: int) -> int:
         self.source.has_asm = True

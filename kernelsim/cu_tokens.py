@@ -59,26 +59,31 @@ def lacks_template(tokens: Tokens, i: int) -> bool:
     return False
 
 
-def captures_nothing(head: Tokens) -> bool:
-    """Whether the body of a lambda with [] begins behind head: names of its function are unknown in it."""
-    words = [now for _, now in head]
-    for n in range(len(head) - 1):
-        before = head[n - 1] if n else ("op", "")
-        if words[n : n + 2] == ["[", "]"] and before[0] != "name" and before[1] not in (")", "]"):
-            rest = closing(head, n + 2) + 1 if word(head, n + 2) == "(" else n + 2
-            return not {"(", ",", "=", ")"} & set(words[rest:])
+def wants_static(body: Tokens) -> bool:
+    """Whether a function has a lambda that captures by copy or nothing, or a class: there its references are unknown,
+    or what they refer to is copied, but static variables are what they are."""
+    for i, (kind, now) in enumerate(body):
+        before = preceding(body, i)
+        if kind == "name" and now in ("struct", "class"):
+            return True
+        if now != "[" or is_attribute(body, i) or is_attribute(body, before):
+            continue
+        is_index = body[before][0] == "name" or word(body, before) in (")", "]")
+        captured = following(body, i)
+        by_reference = word(body, captured) == "&" and word(body, following(body, captured)) in ("]", ",")
+        if (not is_index or word(body, before) == "return") and not by_reference:
+            return True
     return False
 
 
-def members(tokens: Tokens, start: int) -> set[str]:
-    """The names of the data members of the class whose { is at start."""
-    plain: Tokens = []
-    i, end = start + 1, closing(tokens, start)
-    while i < end:
-        is_body = tokens[i] == ("op", "{")
-        plain.append(("op", ";") if is_body else tokens[i])
-        i = closing(tokens, i) + 1 if is_body else i + 1
-    return {declared_name(part) for one in split(plain, ";") for part in split(one) if ("op", "(") not in part}
+def declarators(declaration: Tokens) -> list[Tokens]:
+    """`T a[N], *b` -> `T a[N]`, `T *b`."""
+    first, *others = split(declaration)
+    name = declared_name(without_bodies(first))
+    type_end = len(first) - 1 - first[::-1].index(("name", name)) if others else 0
+    while word(first, type_end - 1).strip() in ("", "*") and type_end:
+        type_end -= 1
+    return [first, *([*first[:type_end], ("space", " "), *other] for other in others)]
 
 
 def callee(tokens: Tokens) -> int | None:
@@ -119,6 +124,12 @@ def parameter(declaration: Tokens) -> str:
     if not name or len(words) < 2 or words[[now for _, now in words].index(name) - 1][1] in ("::", "struct"):
         return ""
     return name
+
+
+def without_default(parameter: Tokens, others: tuple[str, ...]) -> str:
+    """A parameter as a type has it, on one line."""
+    words = [now for _, now in solid(split(parameter, "=")[0]) if now not in others]
+    return " ".join(words)
 
 
 def without_attributes(tokens: Tokens, others: tuple[str, ...] = ATTRIBUTES) -> Tokens:

@@ -168,12 +168,11 @@ def _unit(source: cu.Source, target: Arch, entries: Sequence[str] = ()) -> str:
     lines += ['#include "cuda/ptx.hpp"'] if source.has_asm else []
     lines += [source.body, '# 1 "kernelsim entries"']
     lines.append(f"const ksim::cuda::Device ksim::cuda::device = {{{', '.join(map(str, fields))}}};")
-    lines += [_entry(number, expression) for number, expression in enumerate(entries)]
+    lines += [_entry(number, source.pointers.get(name, f"&{name}")) for number, name in enumerate(entries)]
     return "\n".join(lines)
 
 
-def _entry(number: int, expression: str) -> str:
-    kernel = f"&{expression}"
+def _entry(number: int, kernel: str) -> str:
     return (
         f'extern "C" void ksim_entry_{number}(void *ksim_table) '
         f"{{ ksim::cuda::enter({kernel}, static_cast<void **>(ksim_table)); }}\n"

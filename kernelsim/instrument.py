@@ -46,7 +46,8 @@ _SIZES = {"half": 2, "bfloat": 2, "float": 4, "double": 8, "ptr": 8, "fp128": 16
 def instrument(assembly: str) -> str:
     """LLVM assembly of a kernel that was compiled with the callbacks, with calls that tell of all its accesses."""
     unseen = re.findall(r"^attributes (#\d+) = {[^}]*\bnosanitize_coverage\b", assembly, re.MULTILINE)
-    writer, seen = _Writer(), True
+    thread_locals = set(re.findall(r"^(@\S+) = .*?\bthread_local\b", assembly, re.MULTILINE))
+    writer, seen = _Writer(thread_locals), True
     for line in assembly.splitlines():
         if line.startswith("define"):
             seen = not any(f" {group} " in line for group in unseen)
@@ -70,12 +71,13 @@ class _Run:
 
 
 class _Writer:
-    def __init__(self) -> None:
+    def __init__(self, thread_locals: set[str]) -> None:
         self.lines: list[str | None] = []
         self._callback: str | None = None  # the compiler's, before the access that it tells of
         self._offsets: dict[str, tuple[str, int]] = {}  # pointers that lie at a constant distance from another
         self._runs: dict[tuple[str, str], _Run] = {}  # by kind and base
-        self._thread_locals: set[str] = set()  # pointers to them: kernels have none, the simulator does
+        self._of_module = thread_locals  # kernels have none, the simulator does
+        self._thread_locals = thread_locals  # of a function: pointers to them
 
     def add(self, line: str) -> None:
         if _CALLBACK in line:
@@ -90,7 +92,7 @@ class _Writer:
         if not line.startswith(" "):  # a label, a function
             self.end_block()
             if line.startswith("define"):
-                self._offsets, self._thread_locals = {}, set()
+                self._offsets, self._thread_locals = {}, set(self._of_module)
         elif " call " in line or " invoke " in line:
             copy = "@llvm.mem" in line and _MEMORY.match(line)
             if "@llvm.threadlocal.address" in line:
@@ -99,6 +101,8 @@ class _Writer:
                 self.end_block()
             if copy:
                 self._copy(copy["kind"], _split(copy["operands"]), _location(line))
+        elif " = phi ptr " in line and self._thread_locals.issuperset(re.findall(r"\[ (\S+),", line)):
+            self._thread_locals.add(line.split(maxsplit=1)[0])
         elif offset := "getelementptr" in line and _OFFSET.match(line):
             base, before = self._place(offset["base"])
             self._offsets[offset["name"]] = (base, before + int(offset["offset"]))

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -96,12 +97,14 @@ void Running::demand_red_zones() {
   const char *memory = launch->cuda ? "shared" : "threadgroup";
   const unsigned char *end = static_end;
   const char *behind = nullptr;
-  for (const SharedVariable *v = launch->shared->first; v; v = v->next) {
+  for (SharedVariable *v = launch->shared->first; v; v = v->next) {
     const unsigned char *own = shared + v->offset, *zone = own + v->size;
     const bool far = behind && untouched(zone, zone + kRedZone / 2); // nearer to the variable behind it
     if (!untouched(zone, end))
       fail(kMemory, {nullptr, 0}, "writes %s of %s in %s memory", far ? "before the start" : "past the end",
            far ? behind : v->names, memory);
+    if (v->use == kIfWritten && std::any_of(own, zone, [](unsigned char c) { return c != kPoison; }))
+      v->use = kUsed;
     behind = v->names;
     end = own;
   }
@@ -212,7 +215,7 @@ void work(Running &w, Progress &progress) {
 
 int resources(const Launch &l, Fault &fault) {
   uint64_t used = 0;
-  for (SharedVariable *v = l.shared->first; v; v = v->next) used += v->used ? v->size : 0;
+  for (SharedVariable *v = l.shared->first; v; v = v->next) used += v->use == kUsed ? v->size : 0;
   const uint64_t fixed = used;
   if (l.cuda && fixed > kStaticLimit) {
     snprintf(fault.message, sizeof fault.message,
@@ -263,7 +266,7 @@ int launch(const Launch &l, Fault &fault) {
       return refuse(fault, kResources, "more dynamic shared memory than kernelsim has");
   const std::lock_guard<std::mutex> one_at_a_time(launching);
   install_handlers();
-  for (SharedVariable *v = l.shared->first; v; v = v->next) v->used = false;
+  for (SharedVariable *v = l.shared->first; v; v = v->next) v->use = kUnused;
   l.shared->arrived = l.shared->generation = 0;
   // For the random schedule: threadgroup i * step + offset, step coprime to their number, visits each once.
   uint32_t state = l.seed * 2654435761u | 1;
@@ -293,6 +296,8 @@ int launch(const Launch &l, Fault &fault) {
   }
   std::vector<std::thread> threads;
   progress.working = workers;
+  // Each is a thread that was not there before: what a kernel has in thread_local variables, the addresses of
+  // shared memory, is of this launch.
   for (Running *w : crew) threads.emplace_back([w, &progress] { work(*w, progress); });
   {
     using Clock = std::chrono::steady_clock;

@@ -192,9 +192,14 @@ int launch(const Launch &launch, Fault &fault);
 // bytes apart, in the shared memory of the worker, NaN-poisoned before every threadgroup, and count towards a
 // kernel's use when it touches them.
 constexpr size_t kRedZone = 128; // shows what is written past the end of a variable, or before its start
+enum Use : uint8_t {
+  kUnused,
+  kIfWritten, // in use if it does not end a threadgroup as poison
+  kUsed
+};
 struct SharedVariable {
   uint32_t offset, size;
-  bool used = false;
+  Use use = kUnused;
   const char *names;
   SharedVariable *next; // that lies before this one
   SharedVariable(size_t size, size_t align, const char *names);
@@ -225,7 +230,7 @@ inline SharedVariable shared_variable
     __attribute__((visibility("hidden"))){sizeof(S), alignof(S), shared_names<S>(0)};
 template <class S> KSIM_INLINE S &shared() {
   SharedVariable &v = shared_variable<S>;
-  if (!v.used) v.used = true;
+  if (v.use != kUsed) v.use = kUsed;
   return *reinterpret_cast<S *>(worker->shared + v.offset);
 }
 

@@ -351,7 +351,7 @@ def test_what_the_simulator_does_itself_is_no_traffic(launchers):
     assert not audit.other.loads.requests
     assert not audit.other.stores.requests
     assert (audit["x"].loads.widths, audit["y"].stores.widths, audit["n"].stores.widths) == ({16: 32}, {16: 32}, {4: 1})
-    assert (audit.shared.stores.widths, audit.shared.loads.widths) == ({16: 32}, {4: 32})
+    assert (audit.shared.stores.widths, audit.shared.loads.widths) == ({16: 32, 4: 32}, {4: 32})
 
 
 def test_recording_needs_a_library_of_the_audit_and_arrays(launchers):

@@ -51,47 +51,6 @@ def test_dynamic_shared_memory_of_a_namespace(language):
     assert out.tolist() == list(range(63, -1, -1))
 
 
-def test_shared_memory_of_a_namespace_is_what_its_name_means_there():
-    source = """
-    extern __shared__ __align__(1024) float memory[];
-    __shared__ int fixed[4], one;
-    template <class T> __device__ T get(int i) { return memory[i]; }
-    __device__ float parameter(const float* memory, int i) { return memory[i]; }
-    __device__ float local(int i) { float memory[2] = {5, 6}; return memory[i & 1]; }
-    struct Member { float memory[2]; __device__ float get(int i) const { return memory[i]; } };
-    namespace other { __device__ float fixed(float x) { return x + memory[0]; } }
-    namespace there { __shared__ float only[1]; }
-    __device__ float only = 7;
-    int host(int one) { size_t memory = 1; int fixed[1] = {one}; return fixed[0] + int(memory); }
-    __host__ __device__ int both(int one) { int fixed[2] = {one, 1}; return fixed[0]; }
-    __global__ void scopes(float* out, size_t* address) {
-      const int i = threadIdx.x;
-      memory[i] = i;
-      if (i < 4) fixed[i] = 10 * i;
-      if (i == 0) one = 9;
-      __syncthreads();
-      auto captures = [&](int i) -> float { return memory[i] + fixed[1]; };
-      auto does_not = [](int i) { return memory[i]; };
-      out[i] = get<float>(31 - i);
-      out[32 + i] = parameter(memory + 1, i) + local(i) + Member{{1, 2}}.get(i & 1) + fixed[i % 4] + one;
-      out[64 + i] = captures(i) + does_not(i) + other::fixed(1) + both(2) + only;
-      address[0] = reinterpret_cast<size_t>(&memory);
-      address[1] = __cvta_generic_to_shared(memory);
-    }
-    __global__ void an_argument(float* out, int memory) { out[0] = memory; }
-    """
-    library = cuda.load(source=source)
-    out, address, i = kernelsim.poisoned((3, 32), np.float32), np.ones(2, np.uint64), np.arange(32)
-    library.kernel("scopes")([out, address], grid=1, block=32, shared=33 * 4)
-    assert np.array_equal(out[0], 31 - i)
-    assert np.array_equal(out[1, :31], (i + 1 + 5 + i % 2 + 1 + i % 2 + 10 * (i % 4) + 9)[:31])
-    assert np.array_equal(out[2], i + 10 + i + 1 + 2 + 7)
-    assert (address % 1024).tolist() == [0, 0]
-    library.kernel("an_argument")([out, 3], grid=1, block=1)
-    assert out[0, 0] == 3
-    cuda.build(source=source)
-
-
 @pytest.mark.parametrize(("name", "rows", "dtype"), [(TEMPLATES[0], 8, np.float32), (TEMPLATES[1], 4, np.float16)])
 def test_shared_memory_in_templates(language, name, rows, dtype):
     x = np.arange(rows * 32, dtype=dtype).reshape(rows, 32) / 64
@@ -444,3 +403,20 @@ def test_unknown_kernels_templates_files_and_architectures(language, tmp_path):
         cuda.load()
     with pytest.raises(ArgumentError, match=r"arch: 'sm_12' is not one of sm_75, sm_80"):
         cuda.build(source="", arch="sm_12")
+
+
+def test_a_kernel_may_have_the_name_of_other_functions():
+    source = """
+    __global__ void fma(float* out, const int by = 1);
+    __global__ void fma(float *__restrict__ out, const int by) { out[threadIdx.x] = by * (int)threadIdx.x; }
+    namespace mine {
+      struct P { float x; };
+      void set(P) {}
+      __global__ void set(float* out, const __grid_constant__ P p = P{3}) { out[threadIdx.x] = p.x; }
+    }
+    """
+    library, out = cuda.load(source=source), kernelsim.poisoned(3, np.float32)
+    library.kernel("fma")([out, 2], grid=1, block=3)
+    assert out.tolist() == [0, 2, 4]
+    library.kernel("mine::set")([out, np.float32([7])], grid=1, block=3)
+    assert out.tolist() == [7, 7, 7]

@@ -95,13 +95,32 @@ CASES = {
 """,
         [],
     ),
+    "nor do the guards of the simulator's": (
+        """
+  call void @__sanitizer_cov_load1(ptr @guard)
+  %2 = load i8, ptr @guard, align 1
+  br i1 true, label %3, label %5
+3:
+  %4 = call align 8 ptr @llvm.threadlocal.address.p0(ptr align 8 @name)
+  br label %7
+5:
+  %6 = call align 8 ptr @llvm.threadlocal.address.p0(ptr align 8 @name)
+  br label %7
+7:
+  %8 = phi ptr [ %4, %3 ], [ %6, %5 ]
+  call void @__sanitizer_cov_load8(ptr %8)
+  %9 = load ptr, ptr %8, align 8
+""",
+        [],
+    ),
 }
+MODULE = "@guard = internal thread_local global i8 0, align 1\n"
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_calls_before_accesses(name):
     body, expected = CASES[name]
-    text = instrument(f"define void @f(ptr %0) #0 {{\n{body}\n}}\nattributes #0 = {{ nounwind }}\n")
+    text = instrument(f"{MODULE}define void @f(ptr %0) #0 {{\n{body}\n}}\nattributes #0 = {{ nounwind }}\n")
     assert [line.split("void @")[1] for line in text.splitlines() if line.startswith("  call void")] == expected
     assert f"@{MARK} = constant" in text
 

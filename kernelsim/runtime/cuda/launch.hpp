@@ -68,11 +68,14 @@ template <class S> KSIM_INLINE S &dynamic() {
   static_cast<void>(&align_dynamic<S>);
   return *reinterpret_cast<S *>(worker ? worker->dynamic[0] : nullptr);
 }
-// Other variables of namespaces. They are declared in all functions that say their names, which host code may
-// call.
+// Other variables of namespaces. All those of a file are initialised together, in each worker when it names one
+// of them, and in host code; which of them a kernel uses shows when it has written them.
 template <class S> KSIM_INLINE S &shared_of_namespace() {
   alignas(S) static unsigned char none[sizeof(S)];
-  return worker ? shared<S>() : *reinterpret_cast<S *>(none);
+  SharedVariable &v = shared_variable<S>;
+  if (!worker) return *reinterpret_cast<S *>(none);
+  if (v.use == kUnused) v.use = kIfWritten;
+  return *reinterpret_cast<S *>(worker->shared + v.offset);
 }
 
 // What stands before a throw.

@@ -115,13 +115,16 @@ extern "C" int scale_and_copy(const float *x, float *scratch, float *y, float by
 }
 
 // What the simulator keeps books of for these is no traffic.
+__shared__ uint4 tile[32];
 __global__ void keeps_books(const uint4 *x, uint4 *y, int *n) {
-  __shared__ uint4 tile[32];
+  __shared__ float kept[32];
+  const auto keep = [](float value) { kept[threadIdx.x] = value; };
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(tile + threadIdx.x));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(x + threadIdx.x));
   asm volatile("cp.async.wait_all;");
   const unsigned sum = __reduce_add_sync(~0u, tile[threadIdx.x].x);
   const float moved = __shfl_xor_sync(~0u, float(sum), 1);
+  keep(moved);
   const unsigned ballot = __ballot_sync(~0u, moved > 0);
   const int any = __syncthreads_or(moved > 0);
   if (threadIdx.x == 0) *n = int(ballot) + any;
