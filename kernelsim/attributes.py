@@ -27,14 +27,18 @@ BUILTINS = (
 class Parameter:
     """Of a kernel: `kind` is buffer, threadgroup or the name of a builtin such as thread_position_in_grid.
 
-    A buffer is optional when a function constant says whether it is there.
+    `condition` is the function constant that says whether it is there, "" if it always is.
     """
 
     kind: str
     index: int
     name: str
     const: bool
-    optional: bool
+    condition: str
+
+
+class NotSimulated(SourceError):  # noqa: N818 - nothing is wrong with the source
+    """A kernel that may be right but cannot run here."""
 
 
 def has(tokens: Tokens, name: str) -> bool:
@@ -50,9 +54,7 @@ def function_constant(declaration: Tokens) -> tuple[Tokens, int]:
 
 def _index(attribute: Tokens, name: str, where: str = "") -> int:
     """n of name(n), where n is an expression of literal numbers; `where` begins the message if it is not."""
-    words = solid(attribute)
-    at = next(n for n, (_, now) in enumerate(words) if now == name) + 1
-    expression = text(words[at + 1 : closing(words, at)])
+    expression = text(_argument(attribute, name))
     try:
         value = _value(ast.parse(_python(expression), mode="eval").body)
     except (SyntaxError, ValueError):
@@ -60,6 +62,13 @@ def _index(attribute: Tokens, name: str, where: str = "") -> int:
     if not 0 <= value < _INDICES.get(name, 1 << 16):
         raise SourceError(f"{where}[[{name}({expression})]]: the index is not a small number")
     return value
+
+
+def _argument(attribute: Tokens, name: str) -> Tokens:
+    """What stands between the brackets of name(...)."""
+    words = solid(attribute)
+    at = next(n for n, (_, now) in enumerate(words) if now == name) + 1
+    return words[at + 1 : closing(words, at)]
 
 
 _INDICES = {"buffer": 31, "threadgroup": SLOTS}
@@ -104,14 +113,19 @@ def max_threads_of(attributes: Tokens) -> int | None:
         return None
 
 
-_NOT_UNSIGNED = re.compile(r"(bool|char|uchar|short|int|long|ulong|half|bfloat|float)[2-4]?")
+_VALUE = re.compile(r"unsigned|(packed_)?(bool|u?char|u?short|u?int|u?long|half|bfloat|float)[2-4]?")
+_UNSIGNED = re.compile(r"unsigned|u(short|int)[2-4]?")
+_NOT_SIMULATED = re.compile(
+    r"(texture|depth)(1d|2d|3d|cube|_buffer)\w*|sampler|(visible|intersection)_function_table"
+    r"|((instance|primitive)_)?acceleration_structure"
+)
 
 
 def parameters_of(tokens: Tokens, first: int, end: int) -> list[Parameter]:
     """The parameters of a kernel, whose list is tokens[first:end].
 
     Raises:
-        SourceError: Apple's compiler refuses one, or this one does not know it.
+        SourceError: Apple's compiler refuses one. NotSimulated: there are textures and the like.
     """
     found: list[Parameter] = []
     free = {"buffer": 0, "threadgroup": 0}
@@ -119,6 +133,7 @@ def parameters_of(tokens: Tokens, first: int, end: int) -> list[Parameter]:
     at = first
     for part in split(tokens[first:end]):
         kinds: list[tuple[str, int]] = []
+        foreign = unknown = condition = ""
         declaration = Tokens()
         i = 0
         while i < len(part):
@@ -131,6 +146,12 @@ def parameters_of(tokens: Tokens, first: int, end: int) -> list[Parameter]:
                     if has(attribute, name)
                 ]
                 kinds += [(now, -1) for _, now in attribute if now in BUILTINS]
+                if has(attribute, "function_constant"):
+                    condition = text(_argument(attribute, "function_constant"))
+                elif any(has(attribute, name) for name in ("texture", "sampler", "stage_in")):
+                    foreign = f"{text(attribute)}]"
+                elif not has(attribute, "maybe_unused"):
+                    unknown = f"{text(attribute)}]"
                 i = behind + 1
             else:
                 declaration.append(part[i])
@@ -139,22 +160,31 @@ def parameters_of(tokens: Tokens, first: int, end: int) -> list[Parameter]:
         at += len(part) + 1
         if words in ([], ["void"]):
             continue
-        if not kinds and {"*", "&", "["} & set(words):
+        foreign = foreign or next((now for now in words[:-1] if _NOT_SIMULATED.fullmatch(now)), "")
+        if not kinds and not _is_value(words):
             kinds = [("threadgroup" if "threadgroup" in words else "buffer", -1)]
         kind, index = kinds[0] if kinds else ("", -1)
-        optional = has(part, "function_constant")
-        wrong = _refused(kinds, words, (kind, index) in reserved and not optional)
-        if wrong:
-            spot = following(tokens, at - len(part) - 2)
-            raise SourceError(f"{place(tokens, spot)}: {wrong}: {' '.join(text(part).split())}")
-        if index >= 0 and not optional:
+        wrong = _refused(kinds, words, (kind, index) in reserved and not condition)
+        wrong = f"{unknown} is not known here" if unknown and not kinds else wrong
+        if foreign or wrong:
+            spot, shown = place(tokens, following(tokens, at - len(part) - 2)), " ".join(text(part).split())
+            if foreign:
+                raise NotSimulated(f"{spot}: {foreign} is not simulated: {shown}")
+            raise SourceError(f"{spot}: {wrong}: {shown}")
+        if index >= 0 and not condition:
             reserved.add((kind, index))
         if kind in free:
             index = free[kind] if index < 0 else index
             free[kind] = index + 1
         const = "const" in words or "constant" in words
-        found.append(Parameter(kind, index, declared_name(declaration), const, optional))
+        found.append(Parameter(kind, index, declared_name(declaration), const, condition))
     return found
+
+
+def _is_value(words: list[str]) -> bool:
+    """Whether a parameter is a scalar or a vector, not what only the compiler knows: `T x`, `vec<T, 2> x`."""
+    type_ = [now for now in words[:-1] if now not in ("const", "volatile", "metal", "::", *SPACES)]
+    return bool(type_) and all(_VALUE.fullmatch(now) for now in type_)
 
 
 def _refused(kinds: list[tuple[str, int]], words: list[str], taken: bool) -> str:
@@ -167,10 +197,10 @@ def _refused(kinds: list[tuple[str, int]], words: list[str], taken: bool) -> str
         return f"[[{kind}]] and [[{kinds[1][0]}]] on one parameter"
     if taken:
         return f"[[{kind}({index})]] is another parameter's already"
-    if kind in spaces and not ({"*", "&", "["} & set(words)):
+    if kind in spaces and _is_value(words):
         return f"[[{kind}({index})]] is a pointer or a reference"
     if kind in spaces and {"device", "constant", "threadgroup", "thread"} & set(words) - spaces[kind]:
         return f"[[{kind}]] is in {' or '.join(sorted(spaces[kind]))} memory"
-    if kind not in spaces and any(_NOT_UNSIGNED.fullmatch(word) for word in words[:-1]):
+    if kind not in spaces and _is_value(words) and not any(_UNSIGNED.fullmatch(word) for word in words):
         return f"[[{kind}]] is of ushort or uint, or of a vector of them"
     return ""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from kernelsim import msl, toolchain
+from kernelsim.constants import reached
 from kernelsim.errors import ScheduleError, SourceError
 from kernelsim.launch import SCHEDULES
 from kernelsim.lint import Finding
@@ -78,7 +79,11 @@ def address_spaces(preprocessed: str, kernels: Iterable[str] | None = None) -> l
     """
     source = msl.rewrite(preprocessed, keep_spaces=True)
     wanted = [source.entries[name] for name in kernels or source.entries]
-    instances = [f"template decltype({e.expression}) {e.expression};" for e in wanted if e.expression.endswith(">")]
+    instances = [
+        f"template decltype({e.expression}) {e.expression};"
+        for e in wanted
+        if e.expression.endswith(">") and not e.refusal
+    ]
     lines = [f"#define KSIM_SWIZZLES {msl.swizzles(source.body)}", '#include "metal/metal.hpp"', source.body]
     text = "\n".join([*lines, '# 1 "instantiations"', *instances])
     file = toolchain.keep(text, ".clcpp")
@@ -111,19 +116,8 @@ def recursion(translation_unit: str, flags: Sequence[str]) -> list[Finding]:
         if subprogram and subprogram[1] in subprograms:  # others are the compiler's own
             places[name] = subprograms[subprogram[1]]
     own = {name: place for name, place in places.items() if not place[1].startswith(str(toolchain.RUNTIME))}
-    circular = [own[name] for name in own if name in _reached(calls, name)]
+    circular = [own[name] for name in own if name in reached(calls, name)]
     return [Finding(file, line, f"{name} calls itself; MSL has no recursion") for name, file, line in circular]
-
-
-def _reached(calls: Mapping[str, set[str]], start: str) -> set[str]:
-    """All that `start` calls, directly or not."""
-    reached: set[str] = set()
-    waiting = [start]
-    while waiting:
-        new = calls.get(waiting.pop(), set()) - reached
-        reached |= new
-        waiting += new
-    return reached
 
 
 def _findings(messages: str) -> list[Finding]:

@@ -197,5 +197,5 @@ def _is_variable(tokens: Tokens, start: int, end: int, scope: str) -> bool:
         return False
     if scope != "namespace":
         return "static" in words
-    others = ("using", "typedef", "static_assert", "template", "friend", "extern")
+    others = ("using", "typedef", "static_assert", "template", "friend", "extern", "namespace")
     return len([now for now in words if now.isidentifier()]) > 1 and words[0] not in others

@@ -27,7 +27,7 @@ from kernelsim import arguments, checks, msl, toolchain
 from kernelsim.arguments import Described
 from kernelsim.audit import Compulsory, launched
 from kernelsim.audit import build as build_audited
-from kernelsim.constants import Uses
+from kernelsim.constants import label, record, required
 from kernelsim.errors import ArgumentError, SourceError
 from kernelsim.launch import SLOTS, Grid, Options, run, three
 from kernelsim.lint import Finding, lint
@@ -123,27 +123,27 @@ class Library:
 
         Raises:
             ArgumentError: there is no such kernel or constant, or one that the kernel uses is not given.
-            SourceError: it does not compile.
+            SourceError: it does not compile, or has parameters that are not simulated.
         """
         entry = self._entry(name)
-        given = self._constants(constants or {})
-        required = self._uses.required(entry.function) if self.source.constants.keys() - given.keys() else set()
-        for index, constant in self.source.constants.items():
-            if index not in given and constant.rpartition("::")[2] in required:
-                raise ArgumentError(f"{name}: function constant {constant} ({index}) is used, but not given")
-        return Kernel(self, entry, self._compiled(name), given)
-
-    @functools.cached_property
-    def _uses(self) -> Uses:
-        return Uses(self.preprocessed)
+        given = self._given(constants or {})
+        compiled = self._compiled(name)
+        if self.source.constants.keys() - given.keys():
+            used = required(compiled.library, compiled.entry(name))
+            for index, constant in self.source.constants.items():
+                if index not in given and label(constant) in used:
+                    raise ArgumentError(f"{name}: function constant {constant} ({index}) is used, but not given")
+        return Kernel(self, entry, compiled, given)
 
     def check(self, kernels: Iterable[str] | None = None) -> list[Finding]:
         """What Apple's compiler would refuse, in all kernels or these: lint(), address_spaces() and recursion.
 
+        All are those that can be simulated: without textures and the like.
+
         Raises:
             SourceError: it does not compile, for a reason that is none of these.
         """
-        names = tuple(kernels or self.kernels)
+        names = tuple(kernels or self._simulated)
         unit = generate(self.source, [self._entry(name) for name in names])
         found = [*self.lint(), *self.source.dropped, *self.address_spaces(names)]
         try:
@@ -165,9 +165,16 @@ class Library:
         if name not in self.source.entries:
             known = ", ".join(list(self.kernels)[:20]) or "none"
             raise ArgumentError(f"{self.path.name} has no kernel {name!r}; it has {known}")
-        return self.source.entries[name]
+        entry = self.source.entries[name]
+        if entry.refusal:
+            raise SourceError(entry.refusal)
+        return entry
 
-    def _constants(self, given: Mapping[str | int, float]) -> dict[int, float]:
+    @property
+    def _simulated(self) -> tuple[str, ...]:
+        return tuple(name for name, entry in self.source.entries.items() if not entry.refusal)
+
+    def _given(self, given: Mapping[str | int, float]) -> dict[int, float]:
         by_name = {name: index for index, name in self.source.constants.items()}
         indices = {}
         for key, value in given.items():
@@ -180,7 +187,7 @@ class Library:
         return indices
 
     def _compiled(self, name: str) -> "Compiled":
-        names = self.kernels if len(self.kernels) <= WHOLE else (name,)
+        names = self._simulated if len(self._simulated) <= WHOLE else (name,)
         if name in self._together:
             names = self._together
         return self._compile(names)
@@ -188,7 +195,8 @@ class Library:
     def _compile(self, names: tuple[str, ...], *, audited: bool = False) -> "Compiled":
         if (names, audited) not in self._libraries:
             text = generate(self.source, [self.source.entries[name] for name in names])
-            compile_ = functools.partial(build_audited, self._compiler) if audited else self._compiler.compile
+            recording = functools.partial(self._compiler.compile, through=record if self.source.constants else None)
+            compile_ = functools.partial(build_audited, self._compiler) if audited else recording
             flags = FLAGS if audited else (*FLAGS, LAX)
             path = compile_(text, flags, suffix=".so", objects=[self._compiler.engine()])
             self._libraries[names, audited] = Compiled(path, names)
@@ -235,7 +243,7 @@ class Kernel:
         """Its buffers: name, index, type and constness."""
         described = arguments.describe(self.compiled.library, self.compiled.names.index(self.name))
         return [
-            Described(p.name, p.index, p.const, *kind, optional=p.optional)
+            Described(p.name, p.index, p.const, *kind, optional=bool(p.condition))
             for p, kind in zip(self.entry.parameters, described, strict=True)
             if p.kind == "buffer"
         ]
@@ -352,11 +360,10 @@ def generate(source: msl.Source, entries: Sequence[msl.Entry]) -> str:
     lines.append('extern "C" {')
     cases, resets = [], []
     for index, name in source.constants.items():
-        space, colons, plain = name.rpartition("::")
-        defined = f"{space}{colons}ksim_defined_{plain}"
-        cases.append(f"case {index}: {defined} = true; return ksim::assign({name}, value);")
-        resets.append(f"{name} = {{}}; {defined} = false;")
-    derived = " ".join(f"{function}();" for function in source.derived)
+        defined = _prefixed("ksim_defined_", name)
+        cases.append(f"case {index}: {defined} = true; return ksim::assign(::{name}, value);")
+        resets.append(f"::{name} = {{}}; {defined} = false;")
+    derived = " ".join(f"{_prefixed('ksim_derive_', name)}();" for name in source.derived)
     lines.append(
         f"int ksim_set_constant(int index, double value) {{ switch (index) {{ {' '.join(cases)} }} return false; }}"
     )
@@ -366,10 +373,20 @@ def generate(source: msl.Source, entries: Sequence[msl.Entry]) -> str:
     return "\n".join(lines)
 
 
+def _prefixed(prefix: str, name: str) -> str:
+    """::n::ksim_b of n::b."""
+    space, colons, plain = f"::{name}".rpartition("::")
+    return f"{space}{colons}{prefix}{plain}"
+
+
 def _entry(number: int, entry: msl.Entry) -> str:
     call, described = [], []
+    checks = [f'asm volatile("" : : "m"(::{name}));' for name in entry.conditions]  # which are used
     for n, parameter in enumerate(entry.parameters):
         kind = f"S::arg<{n}>"
+        if parameter.kind in ("buffer", "threadgroup"):
+            wrong = f"{entry.name}: {parameter.name} is a pointer or a reference, or has another attribute"
+            checks.append(f'static_assert(__is_pointer({kind}) || __is_reference({kind}), "{wrong}");')
         if parameter.kind == "buffer":
             call.append(f"ksim::buffer<{kind}>(ksim_arguments, {parameter.index})")
         elif parameter.kind == "threadgroup":
@@ -380,7 +397,7 @@ def _entry(number: int, entry: msl.Entry) -> str:
     signature = f"using S = ksim::signature<decltype({entry.expression})>;"
     return (
         f'extern "C" void ksim_entry_{number}(void* ksim_arguments) {{ {signature} '
-        f"{entry.expression}({', '.join(call)}); }}\n"
+        f"{' '.join(checks)} {entry.expression}({', '.join(call)}); }}\n"
         f'extern "C" const ksim::Description* ksim_parameters_{number}() {{ {signature} '
         f"static const ksim::Description all[] = {{{', '.join([*described, '{}'])}}}; return all; }}"
     )

@@ -6,10 +6,11 @@ with [[host_name]], function constants, threadgroup variables. Types are left to
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kernelsim.attributes import (
     SPACES,
+    NotSimulated,
     Parameter,
     function_constant,
     has,
@@ -17,6 +18,7 @@ from kernelsim.attributes import (
     parameters_of,
     string_of,
 )
+from kernelsim.constants import derive_label, label
 from kernelsim.errors import SourceError
 from kernelsim.lint import Finding
 from kernelsim.tokens import (
@@ -42,6 +44,7 @@ from kernelsim.tokens import (
 )
 
 _SWIZZLE = re.compile(r"\.\s*([xyzw]{2,4}|[rgba]{1,4})\b(?!\s*\()")
+_ASKED = re.compile(r"(?:\bmetal(\s*)::(\s*))?\bis_function_constant_defined(\s*)\((\s*)((?:\w+\s*::\s*)*)(\w+)(\s*)\)")
 _TYPES = ("struct", "class", "union")
 
 
@@ -54,6 +57,8 @@ class Entry:
     function: str
     parameters: list[Parameter] = field(default_factory=list)
     max_threads: int | None = None
+    conditions: list[str] = field(default_factory=list)  # constants that say which parameters there are
+    refusal: str = ""  # why it cannot run here
 
 
 @dataclass
@@ -63,7 +68,7 @@ class Source:
     body: str = ""
     entries: dict[str, Entry] = field(default_factory=dict)
     constants: dict[int, str] = field(default_factory=dict)  # function constants: index -> name
-    derived: list[str] = field(default_factory=list)  # functions that set constants which depend on these
+    derived: list[str] = field(default_factory=list)  # names of constants that are made of these
     dropped: list[Finding] = field(default_factory=list)
 
 
@@ -81,6 +86,7 @@ class _Scope:
     number: int
     declares: bool  # a namespace or class: what stands in it are declarations, not statements
     name: str = ""
+    type: str = ""  # of a class
 
 
 def rewrite(preprocessed: str, *, keep_spaces: bool = False) -> Source:
@@ -89,7 +95,12 @@ def rewrite(preprocessed: str, *, keep_spaces: bool = False) -> Source:
     Raises:
         SourceError: it cannot be understood, with file and line.
     """
-    return _Rewriter(tokenize(preprocessed), keep_spaces).run()
+    # What asks whether a constant is given reads a variable, but for the address spaces.
+    asked = "true" if keep_spaces else r"\5ksim_defined_\6"
+    if keep_spaces:  # OpenCL's templates take functions by reference only
+        preprocessed = re.sub(r"([<,]\s*\w+\s*\(\s*)\*(\s*\w+\s*\)\s*\()", r"\1&\2", preprocessed)
+    preprocessed = re.sub(r"\busing\s+metal\s*::\s*is_function_constant_defined\s*;", "", preprocessed)
+    return _Rewriter(tokenize(_ASKED.sub(rf"\1\2\3\4{asked}\7", preprocessed)), keep_spaces).run()
 
 
 class _Rewriter:
@@ -98,15 +109,15 @@ class _Rewriter:
         self.keep = keep_spaces
         self.out: Tokens = []
         self.source = Source()
-        self.definitions: dict[str, tuple[list[Parameter], int | None]] = {}
+        self.definitions: dict[str, Entry] = {}
         self.scopes = [_Scope(0, declares=True)]
         self.scope_count = 0
         self.seen: dict[tuple[int, str], str] = {}  # bodies by scope and head
         self.shared_count = 0
-        self.variable: set[str] = set()  # names of function constants, and of what is derived from them
+        self.variable: dict[str, str] = {}  # function constants and what is made of them: name -> qualified name
         names = dict.fromkeys(SPACES, "")
         names["constant"] = "const"
-        opencl = {"device": "__global", "constant": "__constant", "threadgroup": "__local", "thread": "__private"}
+        opencl = {"device": "__global", "constant": "__constant const", "threadgroup": "__local", "thread": "__private"}
         self.keywords = {**names, **opencl} if keep_spaces else names
 
     def run(self) -> Source:
@@ -116,7 +127,8 @@ class _Rewriter:
         for entry in self.source.entries.values():
             if entry.function not in self.definitions:
                 raise SourceError(f"[[host_name]] {entry.name!r} instantiates {entry.function}, which is no kernel")
-            entry.parameters, entry.max_threads = self.definitions[entry.function]
+            found = self.definitions[entry.function]
+            self.source.entries[entry.name] = replace(found, name=entry.name, expression=entry.expression)
         self.source.body = "".join(now for _, now in self.out)
         return self.source
 
@@ -143,10 +155,6 @@ class _Rewriter:
             return self.instantiation(i)
         elif kind == "name" and now == "kernel":
             return self.kernel(i, i + 1)
-        elif kind == "name" and now == "is_function_constant_defined":
-            end = closing(self.tokens, following(self.tokens, i))
-            self.out.append(("name", "true" if self.keep else "ksim_defined_" + solid(self.tokens[i:end])[-1][1]))
-            return end + 1
         elif kind == "name" and now in self.keywords:
             return self.address_space(i)
         self.out.append((kind, now))
@@ -168,13 +176,13 @@ class _Rewriter:
             end = closing(self.tokens, i)
             after = following(self.tokens, end)
             end = after if word(self.tokens, after) == ";" else end
-            lines = line_ends(self.out[start:] + self.tokens[i:end])
-            del self.out[start:]
-            self.out.append(lines)
+            self.out[start:] = [line_ends(self.out[start:] + self.tokens[i:end])]
             return end + 1
-        name = next((now for kind, now in reversed(plain) if kind == "name"), "") if is_space else ""
+        names = [now for kind, now in plain if kind == "name" and now not in ("namespace", "extern")] or [""]
         self.scope_count += 1
-        self.scopes.append(_Scope(self.scope_count, is_type or is_space, "" if name == "namespace" else name))
+        types = [plain[n][1] for n in range(1, len(plain)) if plain[n - 1][1] in _TYPES] or ["class"]
+        space, type_ = names[-1] if is_space else "", types[0] if is_type else ""
+        self.scopes.append(_Scope(self.scope_count, is_type or is_space, space, type_))
         self.out.append(self.tokens[i])
         return i + 1
 
@@ -208,6 +216,13 @@ class _Rewriter:
     def qualified(self, name: str) -> str:
         return "::".join([*(scope.name for scope in self.scopes if scope.name), name])
 
+    def label(self, name: str) -> str:
+        """The assembler's name of a constant's variable, which is known by it from now on."""
+        known = self.qualified(name)
+        if self.variable.setdefault(name, known) != known:
+            self.variable[name] = ""  # which of several is meant only the compiler knows
+        return label(known)
+
     # ---- Attributes, kernels, instantiations
 
     def attribute(self, i: int) -> int:
@@ -238,14 +253,27 @@ class _Rewriter:
         end = closing(self.tokens, parameters)
         max_threads = max_threads or max_threads_of(self.attributes_before(start))
         function = self.qualified(self.tokens[name][1])
-        self.definitions.setdefault(function, (parameters_of(self.tokens, parameters + 1, end), max_threads))
+        definition = Entry(function, function, function, max_threads=max_threads)
+        try:
+            definition.parameters = parameters_of(self.tokens, parameters + 1, end)
+        except NotSimulated as error:
+            definition.refusal = str(error)
+        conditions = {self.variable.get(p.condition.rpartition("::")[2], "") for p in definition.parameters}
+        definition.conditions = sorted(conditions - {""})
+        self.definitions.setdefault(function, definition)
         is_template = without_templates(solid(self.out[declaration_start(self.out) :])) == []
         is_template &= word(self.out, preceding(self.out, len(self.out))) == ">"
         if not is_template:
             entry = host_name or function
             self.source.entries[entry] = Entry(entry, function, function)
-            if not self.keep:
-                self.out.append(("name", "static "))
+        if definition.refusal:  # its types may be unknown
+            end = following(self.tokens, end)
+            end = closing(self.tokens, end) if word(self.tokens, end) == "{" else statement_end(self.tokens, end)
+            declaration = declaration_start(self.out)
+            self.out[declaration:] = [line_ends(self.out[declaration:] + self.tokens[start:end])]
+            return end + 1
+        if not is_template and not self.keep:
+            self.out.append(("name", "static "))
         self.out.append(line_ends(self.tokens[start:behind]))
         return behind
 
@@ -282,7 +310,7 @@ class _Rewriter:
         if not host_name or name < 0 or declared[name][0] != "name":
             raise SourceError(f"{place(self.tokens, i)}: an instantiation needs [[host_name]] and a kernel's name")
         function = self.qualified("".join(now for _, now in declared[first : name + 1]))
-        arguments = " ".join(now for _, now in declared[name + 1 :])
+        arguments = self.types(declared[name + 1 :])
         expression = f"{function}{arguments}"
         if not arguments and parameters:  # the parameters decide which of the template's instances is meant
             expression = f"static_cast<void (*)({parameters})>({function})"
@@ -307,15 +335,17 @@ class _Rewriter:
         now = self.tokens[i][1]
         after = following(self.tokens, i)
         before = preceding(self.out, len(self.out))
-        if word(self.out, before) == ")" or (
-            word(self.out, before) == "const" and word(self.tokens, after) in ("{", ":", ";")
-        ):  # the space of a method's object
-            self.out += [("name", self.keywords[now] + " ")] if self.keep else []
+        opens = opening(self.out, before) if word(self.out, before) == ")" else 0
+        if opens or (word(self.out, before) == "const" and word(self.tokens, after) in ("{", ":", ";")):
+            # The space of a method's object; a constructor cannot be const.
+            constructs = word(self.out, preceding(self.out, opens)) == self.scopes[-1].type
+            space = self.keywords[now].removesuffix("const" if constructs else "") if self.keep else ""
+            self.out.append(("name", space + " "))
             return i + 1
         is_parameter = in_brackets(self.out)
         if now == "threadgroup" and word(self.tokens, after) != "(" and not is_parameter and self.is_variable(i):
             return self.shared_variable(i)
-        if now == "constant" and self.scopes[-1].declares and not is_parameter:
+        if now == "constant" and self.scopes[-1].declares and not self.scopes[-1].type and not is_parameter:
             end = self.constant(i)
             if end:
                 return end
@@ -366,25 +396,28 @@ class _Rewriter:
         declaration = self.tokens[i + 1 : end]
         if any(now == "(" for _, now in _before_equals(declaration)) and not has(declaration, "function_constant"):
             return 0
-        name, derive = declared_name(declaration), ""
+        name, derive, before = declared_name(declaration), "", ""
         if has(declaration, "function_constant"):
             plain, number = function_constant(declaration)
             name = declared_name(plain)
             self.source.constants[number] = self.qualified(name)
-            defined = f"static bool ksim_defined_{name} = false; "
+            flag = f"ksim_defined_{name}"
+            before = f'[[gnu::used]] static bool {flag} asm("{self.label(flag)}") = false; '  # it keeps its name
         else:
             value = declaration[len(_before_equals(declaration)) + 1 :]
-            if not any(t[0] == "name" and t[1] in self.variable for t in value):
+            if not any(kind == "name" and now in self.variable for kind, now in value):
                 return 0
-            plain, defined = _before_equals(declaration), ""
-            expression = re.sub(r"is_function_constant_defined\s*\(\s*(\w+)\s*\)", r"ksim_defined_\1", text(value))
-            derive = f"; static void ksim_derive_{name}() {{ {name} = {' '.join(expression.split())}; }}"
-            self.source.derived.append(self.qualified(f"ksim_derive_{name}"))
-        self.variable.add(name)
+            plain = _before_equals(declaration)
+            derive = (
+                f'; [[gnu::noinline]] static void ksim_derive_{name}() asm("{derive_label(self.qualified(name))}"); '
+                f"void ksim_derive_{name}() {{ {name} = {' '.join(text(value).split())}; }}"
+            )
+            self.source.derived.append(self.qualified(name))
+        self.label(name)
         while self.out and word(self.out, preceding(self.out, len(self.out))) in ("static", "const", "constexpr"):
             del self.out[preceding(self.out, len(self.out)) :]
         kept = [t for t in plain if t[1] not in ("const", "constexpr", "static", *SPACES)]
-        variable = f"{defined}static {text(kept).strip()}{{}}{derive}"
+        variable = f'{before}static {text(kept).strip()} asm("{self.label(name)}") {{}}{derive}'
         if self.keep:
             variable = f"__constant {text(kept).strip()} = {{}}"
         self.out += [("name", variable), ("op", ";"), line_ends(self.tokens[i:end])]

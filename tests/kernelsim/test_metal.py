@@ -107,8 +107,19 @@ def test_constants_belong_to_a_kernel_not_to_its_library(language):
         ("y[0] = through<int>(1);", "n::b (1)"),
         ("y[0] = S<2>{}.get();", "a (0)"),
         ("y[0] = derived;", "n::b (1)"),
+        ("y[0] = (P{1} + P{2}).a;", "a (0)"),
+        ("y[0] = c;", "c (2)"),  # asked for in another kernel only
         ("y[0] = is_function_constant_defined(c) ? c : 4;", None),
+        ("y[0] = metal::is_function_constant_defined(n::b) ? n::b : 4;", None),
+        ("y[0] = has_c ? c : 4;", None),
         ("y[0] = unrelated(1);", None),
+        ("P p = {.a = 3}; y[0] = p.a;", None),
+        ("y[0] = P{1}.b();", None),
+        ("int a = 2; y[0] = a;", None),
+        ("y[0] = chosen(2.0f);", None),
+        ("y[0] = T<3>{}.b;", None),
+        ("y[0] = enumerated;", None),
+        ("metal::float2 v = 1; y[0] = v.x + metal::length(v);", None),
     ],
 )
 def test_a_function_constant_that_is_used_must_be_given(body, missing):
@@ -116,18 +127,42 @@ def test_a_function_constant_that_is_used_must_be_given(body, missing):
     constant int a [[function_constant(0)]];
     namespace n {{ constant int b [[function_constant(1)]]; }}
     constant int c [[function_constant(2)]];
+    constant int x [[function_constant(3)]];
+    constant int length [[function_constant(4)]];
+    using metal::is_function_constant_defined;
+    enum class E {{ a = 1 }};
     constant int derived = n::b + 1;
+    constant int enumerated = int(E::a);
+    constant bool has_c = is_function_constant_defined(c);
+    struct P {{ int a; int b() {{ return a; }} }};
+    inline P operator+(P p, P q) {{ return P{{p.a + q.a + a}}; }}
+    inline int chosen(int x) {{ return x * a; }}
+    inline float chosen(float a) {{ return a; }}
+    template <int a> struct T {{ static constant constexpr int b = a; }};
     inline int unrelated(int x = 1) {{ return x; }}
     namespace n {{ template <class T = int> __attribute__((always_inline)) T through(T x) {{ return x + n::b; }} }}
     using namespace n;
     template <int N> struct S {{ int get() {{ return N + a; }} }};
+    kernel void g(device int* y) {{ y[0] = is_function_constant_defined(c) ? c : 4; }}
     kernel void f(device int* y) {{ {body} }}"""
     library = metal.load(source=source)
-    library.kernel("f", {"a": 1, "n::b": 2})
+    library.kernel("f", {"a": 1, "n::b": 2, "c": 3})
     if not missing:
         library.kernel("f")
         return
     with pytest.raises(ArgumentError, match=re.escape(f"f: function constant {missing} is used, but not given")):
+        library.kernel("f")
+
+
+def test_a_function_constant_that_says_which_parameters_there_are():
+    source = """constant bool a [[function_constant(0)]];
+    constant bool b = !a;
+    kernel void f(device int* y [[buffer(0)]], device int* z [[buffer(1), function_constant(b)]]) { y[0] = 1; }"""
+    library = metal.load(source=source)
+    y = np.zeros(1, np.int32)
+    library.kernel("f", {"a": True})({"y": y}, grid=1, threadgroup=1)
+    assert y[0] == 1
+    with pytest.raises(ArgumentError, match=re.escape("f: function constant a (0) is used, but not given")):
         library.kernel("f")
 
 
@@ -270,6 +305,9 @@ def test_bad_sources(matrix, tmp_path):
     broken.write_text("kernel void f(float x) {}\n")
     with pytest.raises(SourceError, match="a kernel's parameter has no attribute: float x"):
         metal.load(broken)
+    broken.write_text("struct S { int n; };\nkernel void f(S s) {}\n")
+    with pytest.raises(SourceError, match="f: s is a pointer or a reference, or has another attribute"):
+        metal.load(broken).kernel("f")
     broken.write_text('template [[host_name("g")]] kernel void f<float>(device float*);\n')
     with pytest.raises(SourceError, match="'g' instantiates f, which is no kernel"):
         metal.load(broken)

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What Apple's compiler refuses, found without it: the lint, recursion, and the pass over address spaces."""
 
+import re
+
+import numpy as np
 import pytest
 from simulated import KERNELS
 
@@ -64,6 +67,8 @@ def test_lint_leaves_what_is_right_alone(code):
         ("threadgroup int* a [[threadgroup(31)]]", "4: .*the index is not a small number"),
         ("device float* a [[buffer(0)]] [[buffer(1)]]", r"4: \[\[buffer\]\] and \[\[buffer\]\] on one parameter"),
         ("uint n [[buffer(0)]]", "4: .*is a pointer or a reference"),
+        ("constant packed_float3 n [[buffer(0)]]", "4: .*is a pointer or a reference"),
+        ("device float* a,\n uint i [[thread_position_in_gird]]", r"5: \[\[thread_position_in_gird\]\] is not known"),
         ("threadgroup float* a [[buffer(0)]]", "4: .*is in constant or device memory"),
         ("device float* a [[threadgroup(0)]]", "4: .*is in threadgroup memory"),
         (
@@ -76,6 +81,62 @@ def test_parameters_that_apples_compiler_refuses(parameters, message):
     source = f"#include <metal_stdlib>\nusing namespace metal;\nkernel void f(\n {parameters}) {{}}\n"
     with pytest.raises(SourceError, match=rf"\.metal:{message}"):
         metal.load(source=source)
+
+
+PARAMETERS = [
+    "device float* y [[buffer(0)]], unsigned int i [[thread_position_in_grid]]",
+    "device float* y [[buffer(0)]], const unsigned short i [[thread_position_in_grid]]",
+    "device float* y [[buffer(0)]], vec<unsigned int, 3> at [[grid_size]], uint i [[thread_position_in_grid]]",
+    "Pointer y [[buffer(0)]], Same<uint, int>::type i [[thread_position_in_grid]]",
+    "Pointer y, uint i [[maybe_unused]] [[thread_position_in_grid]]",
+]
+
+
+@pytest.mark.parametrize("parameters", PARAMETERS)
+def test_types_of_parameters_that_only_the_compiler_knows(parameters):
+    source = f"""#include <metal_stdlib>
+    using namespace metal;
+    typedef device float* Pointer;
+    using Factor = constant float&;
+    template <class T, class> struct Same {{ using type = T; }};
+    kernel void f({parameters}, Factor x [[buffer(1)]]) {{ y[i] = i * x; }}
+    template <class T> kernel void g(T y [[buffer(0)]], uint i [[thread_position_in_grid]]) {{ y[i] = i * 3; }}
+    template [[host_name("h")]] kernel void g<device float*>(device float*, uint);"""
+    library = metal.load(source=source)
+    for kernel, args in (("f", [2.0]), ("h", [])):
+        y = np.zeros(4, np.float32)
+        library.kernel(kernel)([y, *args], grid=4, threadgroup=4)
+        assert np.array_equal(y, np.arange(4) * (2 if args else 3))
+
+
+NOT_SIMULATED = [
+    ("texture2d<float> t [[texture(0)]]", "[[texture(0)]]"),
+    ("array<texture2d<half>, 4> t [[texture(0)]], sampler s [[sampler(0)]]", "[[texture(0)]]"),
+    ("instance_acceleration_structure t [[buffer(1)]]", "instance_acceleration_structure"),
+    ("visible_function_table<float(float)> t [[buffer(1)]]", "visible_function_table"),
+]
+
+
+@pytest.mark.parametrize("template", ["", "template <class T>\n"])
+@pytest.mark.parametrize(("parameter", "what"), NOT_SIMULATED)
+def test_a_kernel_that_is_not_simulated_beside_one_that_is(template, parameter, what):
+    instance = '\ntemplate [[host_name("textured")]] kernel void textured<float>(device float*);' if template else ""
+    source = f"""#include <metal_stdlib>
+using namespace metal;
+{template}kernel void textured(device float* y [[buffer(0)]],
+    {parameter}) {{
+  y[0] = t.read(0);
+}}{instance}
+kernel void plain(device float* y) {{ y[0] = __LINE__; }}"""
+    library = metal.load(source=source)
+    assert set(library.kernels) == {"textured", "plain"}
+    assert library.check() == []
+    y = np.zeros(1, np.float32)
+    library.kernel("plain")([y], grid=1, threadgroup=1)
+    assert y[0] == len(source.splitlines())
+    line = next(n for n, code in enumerate(source.splitlines(), 1) if parameter in code)
+    with pytest.raises(SourceError, match=rf"\.metal:{line}: {re.escape(what)} is not simulated"):
+        library.kernel("textured")
 
 
 def test_parameters_that_function_constants_choose_among_share_an_index():
@@ -110,6 +171,7 @@ enum class Other : uint { third = 1 };
 float declared(float a = 1);
 struct S;
 namespace inner { int x; }  // refused
+namespace m = metal;
 inline float function(int i) {
   static int calls;  // refused
   static constant int fixed = 2;
@@ -173,6 +235,18 @@ def test_copies_of_constant_objects_and_names_that_opencl_keeps():
     using namespace metal;
     template <class T> struct Lowest { static constexpr constant T init = T(-3.0f); };
     template <class T> struct First { static constexpr constant T init = Lowest<T>::init; };
+    constexpr constant float table[2] = {1, 2};
+    float last(constant float *values) { return values[1]; }
+    struct Place { int n; int get() constant { return n; } };
+    template <class V> void fill(device const float *x, thread V &v) { v = V(x[0] + last(table)); }
+    template <class T, void (*function)(device const T *, thread float4 &)>
+    kernel void called(device const T *x [[buffer(0)]], device T *y [[buffer(1)]], constant Place &p [[buffer(2)]]) {
+      float4 v;
+      function(x, v);
+      y[0] = v.x + p.get();
+    }
+    typedef decltype(called<float, fill>) called_t;
+    template [[host_name("g")]] kernel called_t called<float, fill>;
     template <class T, class V = T>
     kernel void copies(device const T *x [[buffer(0)]], device T *y [[buffer(1)]], constant T &c [[buffer(2)]],
                        uint i [[thread_position_in_grid]]) {
