@@ -196,7 +196,8 @@ def test_writes_between_shared_variables_are_found(language, value, n, message):
     else:
         body = SHARED.partition("{")[2].replace("static ", "").replace("__shared__", "threadgroup")
         body = body.replace("threadIdx.x", "i").replace("T*", "threadgroup int*").replace("T ", "int ")
-        head = "kernel void neighbours(device int* out, constant int& n, constant int& value, uint i [[thread_index_in_threadgroup]]) {"
+        numbers = "constant int& n, constant int& value, uint i [[thread_index_in_threadgroup]]"
+        head = f"kernel void neighbours(device int* out, {numbers}) {{"
         source = f"{head} threadgroup int first[32]; {body}"
         kernel, how = metal.load(source=source).kernel("neighbours"), {"grid": 32, "threadgroup": 32}
     if message is None:
