@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -157,26 +158,56 @@ def compare(expected: dict[str, Expected], launch: Launch, limit: Limit, of: str
     return worst
 
 
-def try_hazards(backend: Backend, op: str, format: str, claim: Claim) -> None:
+class Tried(NamedTuple):
+    """How many hazards gave what the contract says, how many the launcher refused, and how many there are."""
+
+    right: int
+    refused: int
+    of: int
+
+
+def try_hazards(backend: Backend, op: str, format: str, claim: Claim, seconds: float = math.inf) -> Tried:
     """Small, awkward problems, as the tests of our own kernels have them: edges of sizes, extreme and special values.
 
     Sizes that a launcher refuses are no fault of it. Raises Incorrect.
+
+    Args:
+        seconds: no problem is begun later.
     """
-    rng = np.random.default_rng(0)
-    for kind in hazards.KINDS:
-        for dims in hazards.sizes(op, format):
-            arrays = hazards.inputs(op, format, dims, rng, kind)
-            expected = hazards.expected(op, format, arrays, kind)
-            try:
-                launch = backend.bind(op, format, dims, arrays)
-                launch()
-            except (Unsupported, ValueError):
-                continue
-            sizes = " ".join(f"{name}={size}" for name, size in dims.items())
-            compare(expected, launch, claim.limit(dims), f"at {sizes} on {kind} values ")
-            for name in arrays:
-                if not launch.intact(name):
-                    raise Incorrect(f"memory beside {name} was written to at {sizes}")
+    rng, start = np.random.default_rng(0), time.monotonic()
+    problems = [(dims, kind) for dims in hazards.sizes(op, format) for kind in hazards.KINDS]
+    right = refused = 0
+    for dims, kind in problems:
+        if time.monotonic() - start > seconds:
+            break
+        served = _is_right(backend, op, format, claim, dims, kind, rng)
+        right, refused = right + served, refused + (not served)
+    return Tried(right, refused, len(problems))
+
+
+def _is_right(
+    backend: Backend,
+    op: str,
+    format: str,
+    claim: Claim,
+    dims: Mapping[str, int],
+    kind: str,
+    rng: np.random.Generator,
+) -> bool:
+    """False where the launcher refuses such sizes. Raises Incorrect."""
+    arrays = hazards.inputs(op, format, dims, rng, kind)
+    expected = hazards.expected(op, format, arrays, kind)
+    try:
+        launch = backend.bind(op, format, dims, arrays)
+        launch()
+    except (Unsupported, ValueError):
+        return False
+    sizes = " ".join(f"{name}={size}" for name, size in dims.items())
+    compare(expected, launch, claim.limit(dims), f"at {sizes} on {kind} values ")
+    for name in arrays:
+        if not launch.intact(name):
+            raise Incorrect(f"memory beside {name} was written to at {sizes}")
+    return True
 
 
 def check_buffers(contract: Op, case: Case, problem: Sequence[Instance], cold_bytes: int) -> None:

@@ -19,6 +19,7 @@ from roofbench.timing import Clock
 
 Call = Callable[[], object]
 
+_MOVED = {"kv_append": ("key", "value"), "kv_gather": ("key_cache", "value_cache")}  # what an op reads
 MLX_LONGEST_S = 2.0  # of a launch: some of MLX's CPU kernels are plain loops
 
 
@@ -63,14 +64,52 @@ class TorchCpu(Rival):
             return []
         if case.op in ("gemv", "gemm") and case.format == "int4" and case.dims.get("w_batch", 1) == 1:
             return _torch_int4(buffers) if case.dims["N"] % 16 == 0 else []
-        make = {"gemv": _torch_product, "gemm": _torch_product, "gemv_moe": _torch_experts}.get(case.op)
-        if case.op == "kv_append":
-            make = _torch_append
-        if case.op == "kv_gather" and not case.dims["hnd"]:
-            make = _torch_gather
-        if make is None or case.format not in ("f32", "f16", "bf16"):
+        make = _torch_op(case)
+        if make is None:
             return []
         return [make({name: _tensor(array) for name, array in arrays.items()}) for arrays in buffers]
+
+
+class TorchGpu(Rival):
+    """torch on the device's own tensors: cuBLAS or hipBLASLt, and `torch._scaled_mm` for fp8."""
+
+    name = "torch"
+    module = "torch"
+    install = "pip install torch"
+
+    def bind(self, case: Case, buffers: Sequence[Mapping[str, Any]]) -> list[Bound]:
+        if _empty(case):
+            return []
+        scaled = case.op == "gemm" and case.format == "fp8_w8a8" and case.dims["w_batch"] == 1
+        make = _torch_scaled if scaled else _torch_op(case)
+        return [make(tensors) for tensors in buffers] if make else []
+
+
+class DeviceCopy(Rival):
+    """The driver's copy from device to device, of the bytes that a KV op reads."""
+
+    name = "memcpy"
+    module = "torch"
+    install = "pip install torch"
+
+    def bind(self, case: Case, buffers: Sequence[Mapping[str, Any]]) -> list[Bound]:
+        if case.op not in _MOVED or case.types.scale or _empty(case):
+            return []
+        elements = case.dims["num_tokens"] * case.dims["num_heads"] * case.dims["head_size"]
+        if any(tensors[name].numel() < elements for tensors in buffers for name in _MOVED[case.op]):
+            return []  # slots that are read more than once
+
+        def bound(tensors: Mapping[str, Any]) -> Bound:
+            runs = [tensors[name].reshape(-1)[:elements] for name in _MOVED[case.op]]
+            pairs = [(run.new_empty(elements), run) for run in runs]
+
+            def copy() -> None:
+                for to, run in pairs:
+                    to.copy_(run)
+
+            return Bound(copy, dict)
+
+        return [bound(tensors) for tensors in buffers]
 
 
 class MlxCpu(Rival):
@@ -117,9 +156,9 @@ class Memcpy(Rival):
     install = ""
 
     def bind(self, case: Case, buffers: Sequence[Mapping[str, Array]]) -> list[Bound]:
-        if case.op not in ("kv_append", "kv_gather") or case.types.scale or _empty(case):
+        if case.op not in _MOVED or case.types.scale or _empty(case):
             return []
-        names = {"kv_append": ("key", "value"), "kv_gather": ("key_cache", "value_cache")}[case.op]
+        names = _MOVED[case.op]
         elements = case.dims["num_tokens"] * case.dims["num_heads"] * case.dims["head_size"]
         if any(arrays[name].size < elements for arrays in buffers for name in names):
             return []  # slots that are read more than once
@@ -139,7 +178,8 @@ class Memcpy(Rival):
 
 # MLX's wheel for Linux links a reference BLAS: nobody's rival.
 RIVALS: dict[str, tuple[Rival, ...]] = {
-    "cpu": (TorchCpu(), *([MlxCpu()] if sys.platform == "darwin" else []), Memcpy())
+    "cpu": (TorchCpu(), *([MlxCpu()] if sys.platform == "darwin" else []), Memcpy()),
+    "triton": (TorchGpu(), DeviceCopy()),
 }
 
 
@@ -165,6 +205,7 @@ def _tensor(array: Array) -> Any:
 def _array(tensor: Any) -> Array:
     import torch
 
+    tensor = tensor.cpu()
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.view(torch.int16)
         out: Array = tensor.numpy().view(DTYPES["bf16"])
@@ -173,7 +214,32 @@ def _array(tensor: Any) -> Array:
     return array
 
 
-def _torch_product(t: dict[str, Any]) -> Bound:
+def _torch_op(case: Case) -> Callable[[Mapping[str, Any]], Bound] | None:
+    """torch's way to do a case on tensors of any device; None where it has none."""
+    if case.format not in ("f32", "f16", "bf16"):
+        return None
+    if case.op == "kv_append":
+        return _torch_append
+    if case.op == "kv_gather":
+        return None if case.dims["hnd"] else _torch_gather
+    return {"gemv": _torch_product, "gemm": _torch_product, "gemv_moe": _torch_experts}.get(case.op)
+
+
+def _torch_scaled(t: Mapping[str, Any]) -> Bound:
+    """fp8 by fp8 with a scale for each row of either: cuBLASLt's, or CUTLASS's."""
+    import torch
+
+    x, w = t["x"].view(-1, t["x"].shape[-1]), t["w"][0]
+    x_scales, w_scales = t["x_scales"].reshape(-1, 1), t["w_scales"].reshape(1, -1)
+    kept: list[Any] = [None]
+
+    def call() -> None:
+        kept[0] = torch._scaled_mm(x, w.t(), x_scales, w_scales, out_dtype=torch.bfloat16)  # noqa: SLF001
+
+    return Bound(call, lambda: {"y": _array(kept[0])})
+
+
+def _torch_product(t: Mapping[str, Any]) -> Bound:
     import torch
 
     x, w, y = t["x"], t["w"], torch.empty_like(t["y"])
@@ -187,7 +253,7 @@ def _torch_product(t: dict[str, Any]) -> Bound:
     return Bound(lambda: torch.bmm(x, w.transpose(1, 2), out=y), lambda: {"y": _array(y)})
 
 
-def _torch_experts(t: dict[str, Any]) -> Bound:
+def _torch_experts(t: Mapping[str, Any]) -> Bound:
     """A loop of matrix-vector products: what a caller without a fused kernel does."""
     import torch
 
@@ -233,7 +299,7 @@ def _torch_int4(buffers: Sequence[Mapping[str, Array]]) -> list[Bound]:
     return [bound(arrays) for arrays in buffers]
 
 
-def _torch_append(t: dict[str, Any]) -> Bound:
+def _torch_append(t: Mapping[str, Any]) -> Bound:
 
     caches = {name: t[f"{name}_cache"].clone() for name in ("key", "value")}
     flat = {name: cache.view(-1, *cache.shape[2:]) for name, cache in caches.items()}
@@ -247,7 +313,7 @@ def _torch_append(t: dict[str, Any]) -> Bound:
     return Bound(append, lambda: {f"{name}_cache": _array(cache) for name, cache in caches.items()})
 
 
-def _torch_gather(t: dict[str, Any]) -> Bound:
+def _torch_gather(t: Mapping[str, Any]) -> Bound:
     import torch
 
     out = {name: torch.empty_like(t[name]) for name in ("key", "value")}

@@ -112,6 +112,19 @@ class Bench:
             self._instruments[name] = Instruments(clock, backend.telemetry(), floor_s, roofs)
         return self._instruments[name]
 
+    def numerics(self, backend: str, op: str, format: str, seconds: float) -> str:
+        """What came of the hazards, as many as fit into so many seconds: ``right at 96 of 96``, or what is wrong."""
+        claim = self.backend(backend).claim(op, format)
+        if isinstance(claim, str):
+            return f"UNSUPPORTED: {claim}"
+        try:
+            tried = try_hazards(self.backend(backend), op, format, claim, seconds)
+        except Incorrect as error:
+            return f"INCORRECT: {error}"
+        if tried.refused:  # our own kernels serve them all
+            return f"INCORRECT: {tried.refused} of {tried.of} problems are refused"
+        return f"right at {tried.right} of {tried.of}"
+
     def measure(self, spec: RowSpec, rules: Rules) -> Row:
         """Measure one row. Whatever goes wrong with it becomes its status."""
         row = spec.blank()

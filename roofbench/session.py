@@ -210,8 +210,10 @@ class Session:
             lines.append(f"  {found.kind}: {found.name}{units}: {known}")
         if not any(found.device for found in self.found):
             lines.append("  so there is no % of spec; `roofbench devices add` writes a stub")
-        if any(found.kind == "gpu" for found in self.found) and not any(b.accelerator for b in BACKENDS):
-            lines.append("  This version has no kernels for the GPU: what follows are the CPU's cores.")
+        if any(found.kind == "gpu" for found in self.found) and not any(
+            b.accelerator and not b.missing() for b in BACKENDS
+        ):
+            lines.append("  No backend here runs on the GPU: what follows are the CPU's cores.")
         threads, cores = self.run.environment["threads"], self.run.environment["cores"]
         if threads and threads < cores:
             lines.append(f"  {threads} of {cores} cores used (OMP_NUM_THREADS or affinity)")
@@ -222,7 +224,9 @@ class Session:
         return lines
 
     def _header(self, now: dt.datetime) -> Run:
-        missing = {f"backend {b.name}": reason for b in BACKENDS if b.default and (reason := b.missing())}
+        has_gpu = any(found.kind == "gpu" for found in self.found)
+        wanted = [b for b in BACKENDS if b.default and (has_gpu or not b.accelerator)]
+        missing = {f"backend {b.name}": reason for b in wanted if (reason := b.missing())}
         for backend in dict.fromkeys(spec.backend for spec in self.specs):
             missing |= {f"rival {r.name}": line for r in RIVALS.get(backend, ()) if (line := r.missing())}
         return Run(

@@ -63,6 +63,13 @@ class Worker:
             raise ValueError(served)  # noqa: TRY004
         return served
 
+    def numerics(self, backend: str, op: str, format: str, seconds: float, timeout_s: float) -> str:
+        """What came of the hazards of an op x format; ERROR where the child crashed or took too long."""
+        try:
+            return str(self._call("numerics", (backend, op, format, seconds), timeout_s))
+        except WorkerError as error:
+            return f"ERROR: {error}"
+
     def measure(self, spec: RowSpec, rules: Rules, timeout_s: float) -> Row:
         """One row; ERROR where the child crashed or took too long."""
         try:
@@ -126,6 +133,7 @@ def _serve(pipe: Connection, arguments: tuple[Any, ...]) -> None:
     os.dup2(2, 1)  # what a kernel prints is no result
     bench = Bench(*arguments)
     answers: dict[str, Callable[..., Any]] = {"calibrate": _calibrate, "claims": _claims, "measure": Bench.measure}
+    answers["numerics"] = Bench.numerics
     while True:
         try:
             method, parameters = pipe.recv()

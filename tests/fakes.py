@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 
 from roofbench import engine
 from roofbench.backends.base import Backend, Claim, Launch
+from roofbench.backends.gpu import Gpu
 from roofbench.backends.numpy_ import NumPy
 from roofbench.engine import Lane, Rules
 from roofbench.numerics import Limit
@@ -92,6 +95,55 @@ class Machine:
             lanes,
             floor_s,
         )
+
+
+class FakeGpu(Gpu):
+    """The host as a device of torch; `spend` passes its virtual seconds. Graphs may take another share of them."""
+
+    device = "cpu"
+
+    def __init__(self, graph_share=1.0):
+        self.graph_share, self.time, self.captured = graph_share, 0.0, 0
+
+    def spend(self, seconds):
+        self.time += seconds
+
+    def missing(self):
+        return None
+
+    def chip(self):
+        return "sm_90"
+
+    def properties(self):
+        return SimpleNamespace(L2_cache_size=1 << 14, major=9, minor=0, multi_processor_count=4)
+
+    def free_memory(self):
+        return 1 << 34
+
+    def synchronize(self):
+        pass
+
+    def graph(self, calls):
+        self.captured += 1
+
+        def replay():
+            before = self.time
+            for call in calls:
+                call()
+            self.time = before + self.graph_share * (self.time - before)
+
+        return replay
+
+    def seconds(self, call, spin_s):
+        before = self.time
+        call()
+        return self.time - before
+
+    def clock_mhz(self):
+        return 1500.0
+
+    def throttled(self):
+        return False
 
 
 class FakeBackend(Backend):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from roofbench.backends import BACKENDS
+from roofbench.backends import BACKENDS, backend_of
 from roofbench.op import SUITES
 from roofbench.plan import Options, plan
 from roofbench.rows import RowSpec
@@ -40,7 +40,7 @@ def test_warm_rows_stand_beside_their_cold_ones():
 
 
 def test_what_no_cache_holds_has_no_warm_row(monkeypatch):
-    monkeypatch.setattr(type(BACKENDS[0]), "last_level_cache", lambda *_: 4 << 20)
+    monkeypatch.setattr(type(backend_of("cpu")), "last_level_cache", lambda *_: 4 << 20)
     warm = [spec for spec in plan(Options(suite="standard")) if spec.cache == "warm"]
     assert {spec.case.format for spec in warm} == {"int4"}  # 2.4 of 33.6, 16.8 and 2.4 MB
 
@@ -62,7 +62,7 @@ def test_filters(options, check):
 
 
 def test_the_reference_is_not_measured_unasked():
-    assert {spec.backend for spec in plan(Options())} == {b.name for b in BACKENDS if b.default}
+    assert {spec.backend for spec in plan(Options())} == {b.name for b in BACKENDS if b.default and not b.missing()}
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_the_reference_is_not_measured_unasked():
         ({"models": ("gpt-5",)}, "unknown model 'gpt-5'"),
         ({"ops": ("conv",)}, "unknown op 'conv'"),
         ({"formats": ("int3",)}, "unknown format 'int3'"),
-        ({"backends": ("opencl",)}, "unknown backend 'opencl'; known: cpu numpy"),
+        ({"backends": ("opencl",)}, "unknown backend 'opencl'; known: triton cpu numpy"),
         ({"device": "gtx-480"}, "unknown device 'gtx-480'"),
         ({"rivals": ("blis",)}, "unknown rival 'blis'"),
         ({"seed": -1}, "--seed -1 must be from 0 to"),
@@ -93,19 +93,21 @@ def test_nothing_left():
 
 
 def test_a_backend_that_cannot_run_says_why(monkeypatch):
-    monkeypatch.setattr(type(BACKENDS[0]), "missing", lambda _: "no compiler: apt install gcc")
+    monkeypatch.setattr(type(backend_of("cpu")), "missing", lambda _: "no compiler: apt install gcc")
     with pytest.raises(ValueError, match="backend cpu: no compiler: apt install gcc"):
         plan(Options(backends=("cpu",)))
 
 
 def test_reasons_of_backends_that_cannot_run_are_given_where_nothing_is_left(monkeypatch):
-    monkeypatch.setattr(type(BACKENDS[0]), "missing", lambda _: "no compiler: apt install gcc")
+    monkeypatch.setattr(type(backend_of("cpu")), "missing", lambda _: "no compiler: apt install gcc")
     with pytest.raises(ValueError, match="nothing to measure: .*; backend cpu: no compiler: apt install gcc"):
         plan(Options())
 
 
 def test_probes_are_planned_where_the_backend_has_variants(monkeypatch):
-    monkeypatch.setattr(type(BACKENDS[0]), "probe_variants", lambda _, kind, *more: {"v": {}} if kind == "copy" else {})
+    monkeypatch.setattr(
+        type(backend_of("cpu")), "probe_variants", lambda _, kind, *more: {"v": {}} if kind == "copy" else {}
+    )
     assert [spec.case.name for spec in plan(Options(ops=("probe",)))] == ["copy"]
 
 

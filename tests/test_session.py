@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from roofbench import progress, results, session, sources
-from roofbench.backends import BACKENDS
+from roofbench.backends import backend_of
 from roofbench.op import Case
 from roofbench.plan import Options
 from roofbench.results import RoofVariant, RunRoof
@@ -40,7 +40,7 @@ def again(made, path, **changes):
 def fake_row(spec, *_):
     row = spec.blank("OK")
     row.median_s, row.samples_s, row.n = 1e-3, [1e-3], 1
-    row.kernel_sha256 = sources.sha256(BACKENDS[0].claim(spec.case.op, spec.case.format).source)
+    row.kernel_sha256 = sources.sha256(backend_of("cpu").claim(spec.case.op, spec.case.format).source)
     return row
 
 

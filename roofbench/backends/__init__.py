@@ -6,9 +6,10 @@ from __future__ import annotations
 from roofbench.backends.base import Backend
 from roofbench.backends.cpu import Cpu
 from roofbench.backends.numpy_ import NumPy
+from roofbench.backends.triton_ import Triton
 
 # The backend that best uses the machine stands first.
-BACKENDS: tuple[Backend, ...] = (Cpu(), NumPy())
+BACKENDS: tuple[Backend, ...] = (Triton(), Cpu(), NumPy())
 
 
 def backend_of(name: str) -> Backend:

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: MIT
+"""GPUs through torch.cuda, which is CUDA and ROCm: memory between guards, graphs, events, clocks.
+
+`Gpu` is all that touches the device; tests put another in its place.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from roofbench.backends.base import Call, Launch
+from roofbench.engine import MeasurementError
+from roofbench.formats import DTYPES, Array
+from roofbench.numerics import GUARD_BYTES
+from roofbench.telemetry import Reading
+
+_GUARD = 0xA5
+_ALIGN = 256  # of every array, as cudaMalloc aligns
+_GRAPHS = 512  # kept: one for each place in a rotation at which a sample starts
+_SPIN_S = 50e-6  # and this for each launch: the host queues everything while the device spins
+_SPIN_LAUNCH_S = 20e-6
+_AGREEMENT = 0.15  # between a graph and the same launches behind a spinning kernel,
+_GAP_S = 3e-6  # which leave gaps of up to this
+
+
+class Gpu:
+    """The first device of torch.cuda."""
+
+    device = "cuda:0"
+
+    def missing(self) -> str | None:
+        """Why there is none, and the line that helps; None where there is one."""
+        if not importlib.util.find_spec("torch"):
+            return "torch is not installed: pip install torch"
+        import torch
+
+        if not torch.cuda.is_available():
+            return "torch sees no CUDA or ROCm device"
+        return None
+
+    def properties(self) -> Any:
+        import torch
+
+        return torch.cuda.get_device_properties(0)
+
+    def chip(self) -> str:
+        """``sm_90``, or AMD's name, ``gfx942``."""
+        properties = self.properties()
+        amd = getattr(properties, "gcnArchName", "").partition(":")[0]
+        return amd if amd.startswith("gfx") else f"sm_{properties.major}{properties.minor}"
+
+    def free_memory(self) -> int:
+        import torch
+
+        return int(torch.cuda.mem_get_info(0)[0])
+
+    def synchronize(self) -> None:
+        import torch
+
+        torch.cuda.synchronize(0)
+
+    def graph(self, calls: Sequence[Call]) -> Call:
+        """The calls as one graph, captured after each has run once, outside of it."""
+        import torch
+
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for call in calls:
+                call()
+        return graph.replay
+
+    def seconds(self, call: Call, spin_s: float) -> float:
+        """Of the device, between two events around what `call` queues, all of it queued behind a kernel that spins."""
+        import torch
+
+        cuda: Any = torch.cuda
+        start, stop = (cuda.Event(enable_timing=True) for _ in range(2))
+        cuda._sleep(int(spin_s * 2e9))  # noqa: SLF001 - cycles, of at most 2 GHz or a little more
+        start.record()
+        call()
+        stop.record()
+        stop.synchronize()
+        return float(start.elapsed_time(stop)) * 1e-3
+
+    def clock_mhz(self) -> float | None:
+        """Of the multiprocessors; None where neither NVML nor AMD SMI can be asked."""
+        import torch
+
+        try:
+            return float(torch.cuda.clock_rate(0)) or None
+        except Exception:  # noqa: BLE001 - whatever a missing or failing library raises
+            return None
+
+    def throttled(self) -> bool:
+        """Whether NVML says that heat or the power supply holds the device back; a power cap alone does not count."""
+        try:
+            import pynvml
+
+            pynvml.nvmlInit()
+            reasons = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(pynvml.nvmlDeviceGetHandleByIndex(0))
+        except Exception:  # noqa: BLE001 - AMD, GB10, no library: nothing is known
+            return False
+        held = pynvml.nvmlClocksThrottleReasonHwSlowdown | pynvml.nvmlClocksThrottleReasonSwThermalSlowdown
+        return bool(reasons & held)
+
+
+class GpuTelemetry:
+    """What the device's driver says."""
+
+    nominal_mhz: float | None = None  # a power cap lowers clocks by design
+
+    def __init__(self, gpu: Gpu) -> None:
+        self._gpu = gpu
+
+    def read(self) -> Reading:
+        return Reading(self._gpu.clock_mhz(), self._gpu.throttled())
+
+
+class GraphClock:
+    """Times launches as a graph, between events.
+
+    The first time that it sees launches, it also queues them one by one behind a spinning kernel: both must agree.
+    """
+
+    name = "CUDA graph"
+    resolution_s = 0.5e-6  # of events: CUDA Runtime API, cudaEventElapsedTime
+
+    def __init__(self, gpu: Gpu) -> None:
+        self._gpu = gpu
+        self._graphs: OrderedDict[tuple[int, ...], tuple[Sequence[Call], Call]] = OrderedDict()
+        self._known: dict[int, Call] = {}  # have run once, and agreed
+
+    def run(self, calls: Sequence[Call]) -> float:
+        key = tuple(map(id, calls))
+        if key not in self._graphs:
+            self._graphs[key] = (list(calls), self._captured(calls))
+        self._graphs.move_to_end(key)
+        while len(self._graphs) > _GRAPHS:
+            self._graphs.popitem(last=False)
+        return self._gpu.seconds(self._graphs[key][1], _SPIN_S)
+
+    def now(self) -> float:
+        return time.perf_counter()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def _captured(self, calls: Sequence[Call]) -> Call:
+        new = [call for call in calls if id(call) not in self._known]
+        for call in new:
+            call()
+        self._gpu.synchronize()
+        replay = self._gpu.graph(calls)
+        if new:
+            self._compare(calls, replay)
+            self._known |= {id(call): call for call in new}
+        return replay
+
+    def _compare(self, calls: Sequence[Call], replay: Call) -> None:
+        def eager() -> None:
+            for call in calls:
+                call()
+
+        spin_s = _SPIN_S + len(calls) * _SPIN_LAUNCH_S
+        graph = min(self._gpu.seconds(replay, _SPIN_S) for _ in range(3))
+        events = min(self._gpu.seconds(eager, spin_s) for _ in range(3))
+        if abs(graph - events) > _AGREEMENT * graph + len(calls) * _GAP_S:
+            raise MeasurementError(
+                f"a graph of {len(calls)} launches takes {graph * 1e6:.1f} us, "
+                f"one by one behind a spinning kernel they take {events * 1e6:.1f} us"
+            )
+
+
+class DeviceLaunch(Launch):
+    """A kernel bound to a device's copies of one buffer's arrays.
+
+    Args:
+        memory: name -> bytes of the device between guards; `arrays` are tensors in it.
+    """
+
+    def __init__(
+        self, call: Call, arrays: Mapping[str, Any], memory: Mapping[str, Any], like: Mapping[str, Array]
+    ) -> None:
+        super().__init__(call, arrays)
+        self._memory, self._dtypes = memory, {name: array.dtype for name, array in like.items()}
+
+    def load(self, contents: Mapping[str, Array]) -> None:
+        for name, content in contents.items():
+            self._bytes(name).copy_(_host_bytes(content))
+
+    def poison(self, name: str) -> None:
+        self._bytes(name).fill_(0xFF)
+
+    def spoil(self, name: str, where: Array) -> None:
+        self._elements(name)[self._index(where)] = 0xFF
+
+    def peek(self, name: str, where: Array) -> Array:
+        raw = self._elements(name)[self._index(where)].cpu().numpy()
+        return np.ascontiguousarray(raw).view(self._dtypes[name]).reshape(-1)
+
+    def output(self, name: str) -> Array:
+        raw: Array = self._bytes(name).cpu().numpy()
+        return raw.view(self._dtypes[name]).reshape(tuple(self.arrays[name].shape))
+
+    def intact(self, name: str) -> bool:
+        raw, nbytes = self._memory[name], self._bytes(name).numel()
+        before, after = raw[:GUARD_BYTES], raw[GUARD_BYTES + nbytes :]
+        return bool((before == _GUARD).all()) and bool((after == _GUARD).all())
+
+    def _bytes(self, name: str) -> Any:
+        tensor = self.arrays[name]
+        return self._memory[name][GUARD_BYTES : GUARD_BYTES + tensor.numel() * tensor.element_size()]
+
+    def _elements(self, name: str) -> Any:
+        return self._bytes(name).view(-1, self._dtypes[name].itemsize)
+
+    def _index(self, where: Array) -> Any:
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(where, np.int64)).to(self._memory_device())
+
+    def _memory_device(self) -> Any:
+        return next(iter(self._memory.values())).device
+
+
+def put(gpu: Gpu, sets: Sequence[Mapping[str, Array]], bind: Callable[[Mapping[str, Any]], Call]) -> list[DeviceLaunch]:
+    """Launches on copies of these arrays; one that is in several sets is copied once.
+
+    Args:
+        bind: tensors, by the names of the arrays -> what launches once.
+    """
+    memory: dict[tuple[int, int], Any] = {}
+    launches = []
+    for arrays in sets:
+        raw, tensors = {}, {}
+        for name, array in arrays.items():
+            key = (array.ctypes.data, array.nbytes)
+            if key not in memory:
+                memory[key] = _guarded(gpu, array)
+            raw[name] = memory[key]
+            tensors[name] = _view(raw[name], array)
+        launches.append(DeviceLaunch(bind(tensors), tensors, raw, arrays))
+    return launches
+
+
+def _guarded(gpu: Gpu, array: Array) -> Any:
+    import torch
+
+    memory = torch.full((array.nbytes + 2 * GUARD_BYTES + -array.nbytes % _ALIGN,), _GUARD, dtype=torch.uint8)
+    memory = memory.to(gpu.device)
+    memory[GUARD_BYTES : GUARD_BYTES + array.nbytes].copy_(_host_bytes(array))
+    return memory
+
+
+def _host_bytes(array: Array) -> Any:
+    import torch
+
+    raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return torch.from_numpy(raw if raw.flags.writeable else raw.copy())  # torch takes no others without a warning
+
+
+def _view(memory: Any, array: Array) -> Any:
+    """A tensor of the array's type and shape; unsigned words are torch's, 64 of them signed."""
+    import torch
+
+    names = {DTYPES["bf16"]: torch.bfloat16, DTYPES["fp8"]: torch.float8_e4m3fn, np.dtype(np.uint64): torch.int64}
+    dtype = names.get(array.dtype) or getattr(torch, array.dtype.name)
+    raw = memory[GUARD_BYTES : GUARD_BYTES + array.nbytes]
+    return (raw.view(dtype) if array.size else torch.empty(0, dtype=dtype, device=memory.device)).view(array.shape)
