@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fakes import CASES, RULES, FakeBackend, FakeBench, row
 
-from roofbench import rows
+from roofbench import hazards, rows
 from roofbench.backends.base import Launch, Unsupported
 from roofbench.backends.numpy_ import NumPy
 from roofbench.numerics import Limit, poison
@@ -183,3 +183,21 @@ def test_rows_have_no_invented_numbers():
     assert result.n == len(result.samples_s) >= 30
     assert result.gbps == pytest.approx(OPS["gemv"].traffic(row_case()).bytes / result.median_s / 1e9)
     assert result.buffers > 1
+
+
+def test_numerics_on_a_device_tell_right_from_wrong_and_refused():
+    def refuse(backend, arrays, right):
+        raise ValueError("x is not to its taste")
+
+    def wrong(backend, arrays, right):
+        right()
+        arrays["y"][...] = 0
+
+    def numerics(kernel=None, seconds=60.0):
+        return FakeBench(FakeBackend(kernel=kernel)).numerics("fake", "gemv", "bf16", seconds)
+
+    every = len(list(hazards.sizes("gemv", "bf16"))) * len(hazards.KINDS)
+    assert numerics() == f"right at {every} of {every}"
+    assert numerics(seconds=-1.0) == f"right at 0 of {every}"
+    assert numerics(refuse) == f"INCORRECT: {every} of {every} problems are refused"
+    assert numerics(wrong).startswith("INCORRECT: y at M=1 N=5 K=1 on random values")
