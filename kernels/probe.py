@@ -116,7 +116,7 @@ def matrix_kernel(
             for _ in range(start, min(n, start + CHAIN * step), step):
                 part = tl.dot(a, b, part, input_precision=PRECISION)
             acc += part
-    tl.store(partial_ptr + tl.program_id(0), tl.sum(tl.sum(acc.to(tl.int64), 1), 0))
+    tl.store(partial_ptr + tl.program_id(0), tl.sum(acc.to(tl.int64)))
 
 
 class Read(NamedTuple):

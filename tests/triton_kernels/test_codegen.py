@@ -3,13 +3,14 @@
 
 A snapshot holds, per version of Triton, specimen and target, what codegen.py counts. It changes on purpose only:
 ROOFBENCH_UPDATE_CODEGEN=1 pytest tests/triton_kernels/test_codegen.py writes those of the installed version anew.
-A version that has no snapshots is held to the gates alone.
+Of other versions everything must compile; what breaks a gate there is a warning.
 """
 
 import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ SNAPSHOTS = HERE / "codegen"
 UPDATE = os.environ.get("ROOFBENCH_UPDATE_CODEGEN") == "1"
 codegen = load_module(HERE / "codegen.py")
 VERSION = ".".join(triton.__version__.split(".")[:2])
+SNAPSHOTS_OF = {version for path in SNAPSHOTS.glob("*.json") for version in json.loads(path.read_text())}
 
 if not (Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm").exists():
     pytest.skip("this Triton brings no nvdisasm", allow_module_level=True)
@@ -192,12 +194,24 @@ def test_every_file_is_there():
     assert {path.stem for path in SNAPSHOTS.glob("*.json")} <= set(STEMS)
 
 
+@pytest.mark.filterwarnings("default::UserWarning")
 @pytest.mark.parametrize("stem", STEMS)
 def test_gates(rows, stem):
     """No spills, no more shared memory than there is, and what each specimen asks for."""
     assert rows[stem], f"{stem}.py has no specimens"
-    broken = [f"{row['name']} on {row['target']}: {line}" for row in rows[stem] for line in row["broken"]]
-    assert not broken, "\n" + "\n".join(broken)
+    for target, reason in {row["target"]: row["unserved"] for row in rows[stem] if "unserved" in row}.items():
+        warnings.warn(f"{target} is not tested: {reason}", stacklevel=1)
+    known = VERSION in SNAPSHOTS_OF
+    failed = [row for row in rows[stem] if row["broken"] and (known or "counts" not in row)]
+    for row in rows[stem]:
+        if row["broken"] and row not in failed:
+            warnings.warn(f"Triton {VERSION}: {sentences(row)}", stacklevel=1)
+    assert not failed, "\n" + "\n".join(map(sentences, failed))
+
+
+def sentences(row):
+    """What is wrong with a row."""
+    return "\n".join(f"{row['stem']} {row['name']} on {row['target']}: {line}" for line in row["broken"])
 
 
 @pytest.mark.parametrize("stem", STEMS)
