@@ -2,13 +2,17 @@
 """GEMM for prefill: y (B, M, N) = x (B, M, K) @ w (1 or B, N, K).T; f32, f16 or bf16, f32 sums.
 
 All row-major, so both operands run along K. One w for the whole batch (then B * M are the rows of one
-product) or one each. f32 products are true f32, never tf32.
+product) or one each. f32 products are true f32, or with precision="tf32" those of operands cut to 11 bits.
 
 Standalone: torch and Triton. Launch: ``y = gemm(x, w)``.
-Compute-bound: 2 B M N K operations. Grid: one program per tile of BLOCK_M x BLOCK_N outputs, taken in
-groups of GROUP_M rows of tiles, so that what runs together shares x and w in L2. Tiles of x and w come by
-TMA where the chip has it (sm_90 and later, K a multiple of 16, 16-byte aligned, one w), by cp.async or
-plain 16-byte loads elsewhere; matrix instructions add them up in f32.
+Compute-bound: 2 B M N K operations. Tiles of BLOCK_M x BLOCK_N outputs, taken in groups of GROUP_M rows of
+tiles, so that what runs together shares x and w in L2; matrix instructions add them up in f32.
+`gemm_tma_kernel`, where the chip has TMA (sm_90 and later; one w, 16-byte aligned rows): x, w and y move
+through shared memory by TMA. Persistent: one program per multiprocessor takes tile after tile, and loads for
+the next one while it stores.
+`gemm_kernel` elsewhere: one program per tile, cp.async or plain 16-byte loads. Where tiles are few and K is long,
+SPLIT_K programs share a tile: partial sums go to a (SPLIT_K, B, M, N) f32 workspace, `add_splits_kernel` adds them
+in order.
 Longest chain of additions: K. A matrix unit may add in any order within an instruction.
 """
 
@@ -37,34 +41,35 @@ def _tile(pid, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP_M: tl.c
 
 
 @triton.jit
-def _dot(x, w, acc):
+def _dot(x, w, acc, PRECISION: tl.constexpr):
     if INTERPRETED:
         x, w = x.to(tl.float32), w.to(tl.float32)
-    return tl.dot(x, tl.trans(w), acc, input_precision="ieee")
+    return tl.dot(x, tl.trans(w), acc, input_precision=PRECISION)
 
 
 @triton.jit
-def _store(y_ptr, acc, row, column, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    rows, columns = row + tl.arange(0, BLOCK_M), column + tl.arange(0, BLOCK_N)
-    inside = (rows < M)[:, None] & (columns < N)[None, :]
-    at = rows.to(tl.int64)[:, None] * N + columns[None, :]
-    y = acc.to(y_ptr.dtype.element_ty)
-    if INTERPRETED and y.dtype == tl.bfloat16:  # it truncates; nearest even here, as hardware does
+def _round(acc, dtype: tl.constexpr):
+    """f32 to the nearest of a type."""
+    y = acc.to(dtype)
+    if INTERPRETED and dtype == tl.bfloat16:  # it truncates; nearest even here, as hardware does
         bits = acc.to(tl.uint32, bitcast=True)
         bits = tl.where(acc == acc, (bits + 0x7FFF + (bits >> 16 & 1)) >> 16, 0x7FC0)
         y = bits.to(tl.uint16).to(tl.bfloat16, bitcast=True)
-    tl.store(y_ptr + at, y, mask=inside)
+    return y
 
 
 @triton.jit
 def gemm_kernel(
     x_ptr,  # (B, M, K)
     w_ptr,  # (B, N, K)
-    y_ptr,  # (B, M, N)
+    y_ptr,  # (SPLIT_K, B, M, N)
+    B,
     M,
     N,
     K,
+    K_SPLIT,  # products of a sum in one split, a multiple of BLOCK_K
     EVEN_K: tl.constexpr,  # K is a multiple of BLOCK_K
+    PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -73,44 +78,72 @@ def gemm_kernel(
     tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)
     batch = (tl.program_id(0) // tiles).to(tl.int64)
     row, column = _tile(tl.program_id(0) % tiles, M, N, BLOCK_M, BLOCK_N, GROUP_M)
+    first = tl.program_id(1) * K_SPLIT
+    end = min(K, first + K_SPLIT)
     # Rows past the end read the last one again and are not stored: no mask in the loop.
     rows = tl.minimum(row + tl.arange(0, BLOCK_M), M - 1).to(tl.int64) + batch * M
     columns = tl.minimum(column + tl.arange(0, BLOCK_N), N - 1).to(tl.int64) + batch * N
     offs_k = tl.arange(0, BLOCK_K)
-    x_ptrs = x_ptr + rows[:, None] * K + offs_k[None, :]
-    w_ptrs = w_ptr + columns[:, None] * K + offs_k[None, :]
+    x_ptrs = x_ptr + first + rows[:, None] * K + offs_k[None, :]
+    w_ptrs = w_ptr + first + columns[:, None] * K + offs_k[None, :]
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for k in range(0, K, BLOCK_K):
+    for k in range(first, end, BLOCK_K):
         if EVEN_K:
             x, w = tl.load(x_ptrs), tl.load(w_ptrs)
         else:
-            inside = (k + offs_k < K)[None, :]
+            inside = (k + offs_k < end)[None, :]
             x, w = tl.load(x_ptrs, mask=inside, other=0), tl.load(w_ptrs, mask=inside, other=0)
-        acc = _dot(x, w, acc)
+        acc = _dot(x, w, acc, PRECISION)
         x_ptrs += BLOCK_K
         w_ptrs += BLOCK_K
-    _store(y_ptr + batch * M * N, acc, row, column, M, N, BLOCK_M, BLOCK_N)
+    rows, columns = row + tl.arange(0, BLOCK_M), column + tl.arange(0, BLOCK_N)
+    at = ((tl.program_id(1) * B + batch) * M + rows)[:, None] * N + columns[None, :]
+    tl.store(y_ptr + at, _round(acc, y_ptr.dtype.element_ty), mask=(rows < M)[:, None] & (columns < N)[None, :])
+
+
+@triton.jit
+def add_splits_kernel(
+    partial_ptr,  # (SPLIT_K, size) f32
+    y_ptr,  # (size,)
+    size,
+    SPLIT_K: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    y = tl.zeros((BLOCK,), tl.float32)
+    for split in tl.static_range(SPLIT_K):
+        y += tl.load(partial_ptr + split * size.to(tl.int64) + at, mask=at < size, other=0.0)
+    tl.store(y_ptr + at, _round(y, y_ptr.dtype.element_ty), mask=at < size)
 
 
 @triton.jit
 def gemm_tma_kernel(
     x_desc,  # (M, K)
     w_desc,  # (N, K)
-    y_ptr,  # (M, N)
+    y_desc,  # (M, N), by tiles of half a BLOCK_N
     M,
     N,
     K,
+    PRECISION: tl.constexpr,
+    SPECIALIZE: tl.constexpr,  # warps of their own for loads and for matrix instructions
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):
-    """The same for one w; what lies outside of x and w is read as 0."""
-    row, column = _tile(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP_M)
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for k in range(0, K, BLOCK_K):
-        acc = _dot(x_desc.load([row, k]), w_desc.load([column, k]), acc)
-    _store(y_ptr, acc, row, column, M, N, BLOCK_M, BLOCK_N)
+    """What lies outside of x and w is read as 0, what lies outside of y is not stored."""
+    tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)
+    # Flattened, all steps of all tiles are one loop, whose loads run ahead over the end of a tile.
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True, warp_specialize=SPECIALIZE):
+        row, column = _tile(tile, M, N, BLOCK_M, BLOCK_N, GROUP_M)
+        acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        for k in range(0, K, BLOCK_K):
+            acc = _dot(x_desc.load([row, k]), w_desc.load([column, k]), acc, PRECISION)
+        # By halves: y takes half the shared memory, which leaves room for one more stage of loads.
+        halves = tl.permute(tl.reshape(acc, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1))
+        left, right = tl.split(halves)
+        y_desc.store([row, column], _round(left, y_desc.dtype))
+        y_desc.store([row, column + BLOCK_N // 2], _round(right, y_desc.dtype))
 
 
 class Config(NamedTuple):
@@ -123,10 +156,12 @@ class Config(NamedTuple):
     num_stages: int
     weight: float = 1.0
     GROUP_M: int = 8
+    PERSISTENT: bool = False  # a program per multiprocessor instead of one per tile: TMA only
+    SPLIT_K: int = 1  # programs that share a tile
 
 
-# By chip and bytes of an element. BLOCK_K of 128 bytes is one line of TMA's swizzle; stages fill shared memory
-# (mma.sync holds one buffer less than stages, AMD's pipeline one in all).
+# By chip and bytes of an element. BLOCK_K of 128 bytes is one line of TMA's swizzle. Stages fill the shared memory
+# that half a tile of y leaves (mma.sync holds one buffer less than stages, AMD's pipeline one in all).
 _SM80 = (
     Config(128, 256, 64, 8, 4),
     Config(128, 128, 64, 4, 4, 0.9),
@@ -139,14 +174,15 @@ _SM90 = (
     Config(128, 64, 64, 4, 6, 0.65),
     Config(64, 64, 64, 4, 6, 0.45),
 )
+# Sums lie in tensor memory; 8 warps carry them to y, and others load and multiply (SPECIALIZE).
 _SM100 = (
-    Config(128, 256, 64, 4, 4),
-    Config(128, 128, 64, 4, 5, 0.8),
+    Config(128, 256, 64, 8, 4),
+    Config(128, 128, 64, 8, 5, 0.8),
     Config(128, 64, 64, 4, 6, 0.55),
     Config(64, 64, 64, 4, 6, 0.4),
 )
 _SM120 = (
-    Config(128, 128, 64, 8, 4),
+    Config(128, 128, 64, 8, 3),
     Config(128, 64, 64, 4, 4, 0.85),
     Config(64, 64, 64, 4, 4, 0.7),
 )
@@ -168,6 +204,7 @@ CONFIGS: dict[tuple[str, int], tuple[Config, ...]] = {
     ("sm_80", 2): _SM80,
     ("sm_90", 2): _SM90,
     ("sm_100", 2): _SM100,
+    ("sm_103", 2): _SM100,
     ("sm_110", 2): _SM100,
     ("sm_120", 2): _SM120,
     ("sm_121", 2): _SM120,
@@ -176,36 +213,83 @@ CONFIGS: dict[tuple[str, int], tuple[Config, ...]] = {
     ("gfx942", 4): (Config(128, 128, 32, 4, 2), Config(64, 64, 32, 4, 2, 0.6)),
     ("gfx1151", 4): (Config(128, 64, 16, 8, 2), Config(64, 64, 16, 4, 2, 0.8)),
 }
+_TF32_SM90 = (Config(128, 256, 32, 8, 3), Config(128, 128, 32, 8, 5, 0.85), Config(64, 64, 32, 4, 6, 0.45))
+_TF32_SM120 = (Config(128, 128, 32, 8, 3), Config(64, 64, 32, 4, 4, 0.7))  # fits any chip
+TF32: dict[str, tuple[Config, ...]] = {
+    "sm_80": (Config(128, 128, 32, 8, 4), Config(64, 64, 32, 4, 4, 0.6)),
+    "sm_90": _TF32_SM90,
+    "sm_100": _TF32_SM90,
+    "sm_103": _TF32_SM90,
+    "sm_110": _TF32_SM90,
+    "gfx942": CONFIGS["gfx942", 4],
+}
+UNALIGNED = Config(64, 64, 32, 8, 2)  # loads of single elements take many registers
 SMS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "sm_110": 20, "sm_120": 170, "sm_121": 48, "gfx942": 304}
-HAS_TMA = ("sm_90", "sm_100", "sm_103", "sm_110", "sm_120", "sm_121")
+HAS_TMA = ("sm_90", "sm_100", "sm_103", "sm_110", "sm_120", "sm_121", "interpreter")
+SPECIALIZES = ("sm_100", "sm_103", "sm_110")
+# What the first loads and the stores of a tile, and a partial sum that another kernel adds, cost per output, in
+# multiply-adds: estimates.
+TILE_ENDS, PARTIAL_SUM = 256, 2048
 # bf16's matrix instructions of each chip, as its disassembly has them; gates of `specimens`.
 _MATRIX = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA", "sm_110": "UTCHMMA", "sm_120": "HMMA"}
 _MATRIX |= {"sm_121": "HMMA", "gfx942": "v_mfma", "gfx1151": "v_wmma"}
 _KNOWN = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def configs(M: int, N: int, K: int, itemsize: int = 2, chip: str = "sm_80") -> tuple[Config, ...]:
+def _tiles(M: int, N: int, B: int, c: Config) -> int:
+    return B * -(-M // c.BLOCK_M) * -(-N // c.BLOCK_N)
+
+
+def configs(
+    M: int, N: int, K: int, itemsize: int = 2, chip: str = "sm_80", B: int = 1, precision: str = "ieee"
+) -> tuple[Config, ...]:
     """What a sweep may try, best guess for a large problem first."""
-    if (chip, itemsize) in CONFIGS:
-        return CONFIGS[chip, itemsize]
-    if itemsize == 4:
-        return CONFIGS["gfx1151", 4] if chip.startswith("gfx") else _LANES
-    return _RDNA if chip.startswith("gfx") else _SM120  # both fit any chip's shared memory
+    if precision == "tf32":
+        found = TF32.get(chip, _TF32_SM120)
+    elif itemsize == 4:
+        found = CONFIGS.get((chip, 4), CONFIGS["gfx1151", 4] if chip.startswith("gfx") else _LANES)
+    else:
+        found = CONFIGS.get((chip, 2), _RDNA if chip.startswith("gfx") else _SM120)  # both fit any chip
+    out = []
+    for c in found:
+        tiles, processors = _tiles(M, N, B, c), SMS.get(chip, 64)
+        out.append(c)
+        if tiles > processors and B == 1 and chip in HAS_TMA and (itemsize == 2 or precision == "tf32"):
+            out += [c._replace(PERSISTENT=True, GROUP_M=rows) for rows in (8, 16)]
+        # Eight steps each at least, or most of the time would be that of filling the pipeline.
+        out += [c._replace(SPLIT_K=n) for n in (2, 4, 8) if n * tiles <= processors and n * 8 * c.BLOCK_K <= K]
+    return tuple(out)
 
 
-def pick_config(M: int, N: int, K: int, itemsize: int = 2, chip: str = "sm_80", B: int = 1) -> Config:
-    """The tile that takes least time: whole waves of tiles, each as long as its size over its weight."""
+def pick_config(
+    M: int, N: int, K: int, itemsize: int = 2, chip: str = "sm_80", B: int = 1, precision: str = "ieee"
+) -> Config:
+    """The tile that takes least time: whole waves of tiles, each as long as its products over its weight.
+
+    A persistent program pays once for the ends of its tiles, others with every tile.
+    """
 
     def time(c: Config) -> float:
-        tiles = B * -(-M // c.BLOCK_M) * -(-N // c.BLOCK_N)
-        return -(-tiles // SMS.get(chip, 64)) * c.BLOCK_M * c.BLOCK_N / c.weight
+        waves = -(-_tiles(M, N, B, c) * c.SPLIT_K // SMS.get(chip, 64))
+        products = waves * K / c.SPLIT_K / c.weight
+        ends = TILE_ENDS * (1 if c.PERSISTENT else waves)
+        return c.BLOCK_M * c.BLOCK_N * (products + ends + (PARTIAL_SUM if c.SPLIT_K > 1 else 0))
 
-    return min(configs(M, N, K, itemsize, chip), key=time)
+    return min(configs(M, N, K, itemsize, chip, B, precision), key=time)
 
 
 def chain(M: int, N: int, K: int) -> int:
     """Longest chain of additions between the first product and the result."""
     return max(K, 1)
+
+
+def limit(M: int, N: int, K: int, precision: str = "ieee") -> tuple[int, float]:
+    """Chain and unit roundoff of the sums.
+
+    tf32 keeps 11 significant bits, and matrix units may cut the others off instead of rounding: an operand loses up
+    to 2^-10 of itself, a product less than 2^-9, whatever K is; f32 sums add K times 2^-24.
+    """
+    return (1, 2.0**-9 + K * 2.0**-24) if precision == "tf32" else (chain(M, N, K), 2.0**-24)
 
 
 def path(x: torch.Tensor, w: torch.Tensor, y: torch.Tensor | None = None) -> str:
@@ -216,36 +300,40 @@ def path(x: torch.Tensor, w: torch.Tensor, y: torch.Tensor | None = None) -> str
 def specimens(chip: str) -> Iterator[dict[str, Any]]:
     """What is launched for typical sizes, as tests/triton_kernels/codegen.py compiles it."""
     sizes = dict.fromkeys(("M", "N", "K"), "i32")
-    for dtype, itemsize in (("bf16", 2), ("fp16", 2), ("fp32", 4)):
-        matrix = _MATRIX[chip] if itemsize == 2 or chip == "gfx942" else ""
-        for c in dict.fromkeys(pick_config(M, N, 4096, itemsize, chip) for M, N in ((512, 1024), (4096, 8192))):
-            tile = {"BLOCK_M": c.BLOCK_M, "BLOCK_N": c.BLOCK_N, "BLOCK_K": c.BLOCK_K, "GROUP_M": c.GROUP_M}
-            common = {
-                "options": {"num_warps": c.num_warps, "num_stages": c.num_stages},
+    for name, dtype, precision, M, N in (
+        ("bf16", "bf16", "ieee", 4096, 8192),
+        ("f16", "fp16", "ieee", 512, 2048),
+        ("bf16-few", "bf16", "ieee", 128, 1024),  # tiles: shared by several programs
+        ("f32", "fp32", "ieee", 4096, 8192),
+        ("tf32", "fp32", "tf32", 4096, 8192),
+    ):
+        if precision == "tf32" and not _has_tf32(chip):
+            continue
+        c = pick_config(M, N, 4096, 4 if dtype == "fp32" else 2, chip, 1, precision)
+        matrix = _MATRIX[chip] if name != "f32" or chip == "gfx942" else ""
+        if precision == "tf32":
+            matrix += {"HMMA": ".*TF32", "HGMMA": ".*TF32", "v_mfma": ".*xf32"}.get(matrix, "")
+        constants: dict[str, Any] = {"PRECISION": precision, "BLOCK_M": c.BLOCK_M, "BLOCK_N": c.BLOCK_N}
+        constants |= {"BLOCK_K": c.BLOCK_K, "GROUP_M": c.GROUP_M}
+        common = {"name": name, "options": {"num_warps": c.num_warps, "num_stages": c.num_stages}}
+        if chip in HAS_TMA and c.SPLIT_K == 1 and name != "f32":
+            shapes = {"x": (c.BLOCK_M, c.BLOCK_K), "w": (c.BLOCK_N, c.BLOCK_K), "y": (c.BLOCK_M, c.BLOCK_N // 2)}
+            yield common | {
+                "kernel": gemm_tma_kernel,
+                "signature": {f"{a}_desc": f"tensordesc<{dtype}{list(shape)}>" for a, shape in shapes.items()} | sizes,
+                "constexprs": constants | {"SPECIALIZE": chip in SPECIALIZES},
                 "divisible": tuple(sizes),
-                "gates": {"matrix": matrix},
+                "gates": {"matrix": matrix, "present": ("UTMALDG", "UTMASTG"), "absent": ("LDGSTS", r"\bSTG")},
             }
-            name = f"{dtype}-{c.BLOCK_M}x{c.BLOCK_N}x{c.BLOCK_K}"
-            yield {
-                "name": name,
-                "kernel": gemm_kernel,
-                "signature": dict.fromkeys(("x_ptr", "w_ptr", "y_ptr"), f"*{dtype}") | sizes,
-                "constexprs": {"EVEN_K": True, **tile},
-                **common,
-            }
-            if chip in HAS_TMA and itemsize == 2:
-                x, w = (
-                    f"tensordesc<{dtype}[{c.BLOCK_M}, {c.BLOCK_K}]>",
-                    f"tensordesc<{dtype}[{c.BLOCK_N}, {c.BLOCK_K}]>",
-                )
-                yield {
-                    "name": f"{name}-tma",
-                    "kernel": gemm_tma_kernel,
-                    "signature": {"x_desc": x, "w_desc": w, "y_ptr": f"*{dtype}", **sizes},
-                    "constexprs": tile,
-                    **common,
-                    "gates": {"matrix": matrix, "present": ("UTMALDG",), "absent": ("LDGSTS",)},
-                }
+            continue
+        y = "*fp32" if c.SPLIT_K > 1 else f"*{dtype}"
+        yield common | {
+            "kernel": gemm_kernel,
+            "signature": {"x_ptr": f"*{dtype}", "w_ptr": f"*{dtype}", "y_ptr": y, "B": "i32", "K_SPLIT": "i32"} | sizes,
+            "constexprs": constants | {"EVEN_K": True},
+            "divisible": (*sizes, "K_SPLIT"),
+            "gates": {"matrix": matrix, "async_loads" if chip.startswith("sm") else "loads": 128},
+        }
 
 
 def _chip(device: torch.device) -> str:
@@ -255,6 +343,16 @@ def _chip(device: torch.device) -> str:
         return str(torch.cuda.get_device_properties(device).gcnArchName).split(":")[0]
     major, minor = torch.cuda.get_device_capability(device)
     return f"sm_{major}{minor}"
+
+
+def _processors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 4  # in the interpreter few, so that each takes several tiles
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def _has_tf32(chip: str) -> bool:
+    return chip == "gfx942" or not chip.startswith("gfx")
 
 
 def _check(name: str, a: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device) -> None:
@@ -275,24 +373,31 @@ def gemm(
     *,
     config: Config | None = None,
     check: bool = False,
+    precision: str = "ieee",
 ) -> torch.Tensor:
     """y = x @ w.T; f32, f16 or bf16, all of one type.
 
     Args:
         config: a tile instead of `pick_config`'s.
         check: nothing to check beyond shapes; here for the sake of one signature for all.
+        precision: of f32 products: ``ieee``, or ``tf32``: by the matrix unit, of operands cut to 11 bits (`limit`).
 
     Raises:
-        ValueError: an argument is on another device, of another type or shape, or not contiguous.
+        ValueError: an argument is on another device, of another type or shape, or not contiguous; a precision that
+            the type or the chip does not have.
     """
     if x.device.type != "cuda" and not INTERPRETED.value:
         raise ValueError(f"x is on {x.device}; it needs a GPU")
     for name, a in (("x", x), ("w", w)):
         if a.ndim != 3:
             raise ValueError(f"{name} has shape {tuple(a.shape)}; it needs 3 axes")
-    (B, M, K), N = x.shape, w.shape[1]
+    (B, M, K), N, chip = x.shape, w.shape[1], _chip(x.device)
     if x.dtype not in _KNOWN:
         raise ValueError(f"x has dtype {x.dtype}; it needs float32, float16 or bfloat16")
+    if precision not in ("ieee", "tf32"):
+        raise ValueError(f"precision is {precision!r}; it must be 'ieee' or 'tf32'")
+    if precision == "tf32" and (x.dtype != torch.float32 or not _has_tf32(chip)):
+        raise ValueError(f"precision is 'tf32', which {chip} does not have for {x.dtype}")
     if w.shape[0] not in (1, B):
         raise ValueError(f"w has a batch of {w.shape[0]}; it must be 1 or x's batch of {B}")
     if y is None:
@@ -304,15 +409,24 @@ def gemm(
         return y.zero_()
     if w.shape[0] == 1:
         B, M = 1, B * M
-    chip = _chip(x.device)
-    c = config or pick_config(M, N, K, x.element_size(), chip, B)
-    tile = {"BLOCK_M": c.BLOCK_M, "BLOCK_N": c.BLOCK_N, "BLOCK_K": c.BLOCK_K, "GROUP_M": c.GROUP_M}
-    grid = (B * math.ceil(M / c.BLOCK_M) * math.ceil(N / c.BLOCK_N),)
-    options = {"num_warps": c.num_warps, "num_stages": c.num_stages}
-    if (chip in HAS_TMA or INTERPRETED.value) and B == 1 and x.element_size() == 2 and path(x, w) == "vector":
+    itemsize = x.element_size()
+    wide, matrix = path(x, w) == "vector", itemsize == 2 or precision == "tf32"
+    c = config or (pick_config(M, N, K, itemsize, chip, B, precision) if wide or not matrix else UNALIGNED)
+    tile = {"PRECISION": precision, "BLOCK_M": c.BLOCK_M, "BLOCK_N": c.BLOCK_N, "BLOCK_K": c.BLOCK_K}
+    tile |= {"GROUP_M": c.GROUP_M}
+    tiles, options = _tiles(M, N, B, c), {"num_warps": c.num_warps, "num_stages": c.num_stages}
+    if matrix and wide and (N * itemsize | y.data_ptr()) % 16 == 0 and chip in HAS_TMA and B == c.SPLIT_K == 1:
+        programs = min(tiles, _processors(x.device)) if c.PERSISTENT else tiles
         x_desc = TensorDescriptor.from_tensor(x.view(M, K), [c.BLOCK_M, c.BLOCK_K])
         w_desc = TensorDescriptor.from_tensor(w.view(N, K), [c.BLOCK_N, c.BLOCK_K])
-        gemm_tma_kernel[grid](x_desc, w_desc, y, M, N, K, **tile, **options)
-    else:
-        gemm_kernel[grid](x, w, y, M, N, K, EVEN_K=K % c.BLOCK_K == 0, **tile, **options)
+        y_desc = TensorDescriptor.from_tensor(y.view(M, N), [c.BLOCK_M, c.BLOCK_N // 2])
+        gemm_tma_kernel[(programs,)](x_desc, w_desc, y_desc, M, N, K, SPECIALIZE=chip in SPECIALIZES, **tile, **options)
+        return y
+    out = y if c.SPLIT_K == 1 else torch.empty((c.SPLIT_K, B, M, N), dtype=torch.float32, device=x.device)
+    k_split = math.ceil(K / (c.BLOCK_K * c.SPLIT_K)) * c.BLOCK_K
+    gemm_kernel[(tiles, c.SPLIT_K)](
+        x, w, out, B, M, N, K, k_split, EVEN_K=K % c.BLOCK_K == 0, **tile, **options
+    )  # fmt: skip
+    if c.SPLIT_K > 1:
+        add_splits_kernel[(math.ceil(y.numel() / 1024),)](out, y, y.numel(), SPLIT_K=c.SPLIT_K, BLOCK=1024)
     return y

@@ -31,7 +31,7 @@ import triton.language as tl
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))  # it can neither round to bf16 nor multiply it
 GROUP = tl.constexpr(64)  # weights that share a scale and a bias
 SUMS_BLOCK = 64  # groups of x per program of `sums_kernel`
-GROUPS_BLOCK = tl.constexpr(32)  # groups of a step of the product with the biases
+GROUPS_BLOCK = tl.constexpr(16)  # groups of a step of the product with the biases
 
 
 @triton.jit
@@ -217,17 +217,24 @@ def specimens(chip: str) -> Iterator[dict[str, Any]]:
     }
     pointers = {f"{name}_ptr": "*bf16" for name in ("x", "scales", "biases", "sums", "y")} | {"w_ptr": "*i32"}
     sizes = dict.fromkeys(("B", "M", "N", "groups"), "i32")
-    for bits in (4, 8):
-        for c in dict.fromkeys(pick_config(M, N, 4096, chip) for M, N in ((512, 1024), (4096, 8192))):
-            yield {
-                "name": f"int{bits}-{c.BLOCK_M}x{c.BLOCK_N}",
-                "kernel": gemm_int_kernel,
-                "signature": pointers | sizes,
-                "constexprs": {"BITS": bits, "BLOCK_M": c.BLOCK_M, "BLOCK_N": c.BLOCK_N, "GROUP_M": c.GROUP_M},
-                "options": {"num_warps": c.num_warps, "num_stages": c.num_stages},
-                "divisible": ("M", "N", "groups"),
-                "gates": {"matrix": _MATRIX[chip]} | ({"async_loads": 64} if chip.startswith("sm") else {}),
-            }
+    for bits, size, M, N in (
+        (4, "few", 512, 1024),
+        (4, "many", 4096, 8192),
+        (8, "few", 512, 1024),
+        (8, "many", 4096, 8192),
+    ):
+        c = pick_config(M, N, 4096, chip)
+        # int4's codes are few: of small tiles a lane loads 8 bytes. AMD has no asynchronous loads here.
+        loads = {"async_loads": 64 if size == "few" else 128} if chip.startswith("sm") else {"weights": 128}
+        yield {
+            "name": f"int{bits}-{size}",
+            "kernel": gemm_int_kernel,
+            "signature": pointers | sizes,
+            "constexprs": {"BITS": bits, "BLOCK_M": c.BLOCK_M, "BLOCK_N": c.BLOCK_N, "GROUP_M": c.GROUP_M},
+            "options": {"num_warps": c.num_warps, "num_stages": c.num_stages},
+            "divisible": ("M", "N", "groups"),
+            "gates": {"matrix": _MATRIX[chip], **loads},
+        }
 
 
 def _chip(device: torch.device) -> str:

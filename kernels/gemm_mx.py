@@ -13,7 +13,7 @@ Compute-bound: 2 B M N K operations.
 exactly, and multiplies with bf16's matrix instructions. Only mxfp8 has smaller values than bf16, under scales
 of 2^-125 and less: `grouped_kernel`, which scales each group's product in f32, then redoes rows of w with such a
 scale, and all of a product of mxfp8 with mxfp8.
-`block_scaled_kernel`: quantised x on chips whose matrix instructions take the scales (sm_100, 103, 120, 121).
+Quantised x on chips whose matrix instructions take the scales (sm_100, 103, 120, 121): see gemm_mx_scaled.py.
 Longest chain of additions: K + 4, tensor scales included.
 """
 
@@ -236,67 +236,6 @@ def grouped_kernel(
         _store(y_ptr + batch * M * N, acc, row, column, M, N, BLOCK_M, BLOCK_N)
 
 
-@triton.jit
-def block_scaled_kernel(
-    x_ptr,  # (B, M, K * BITS / 8) bytes
-    x_scales_ptr,  # (B, M, K / GROUP)
-    x_tensor_scale_ptr,
-    w_ptr,  # (1 or B, N, K * BITS / 8) bytes
-    w_scales_ptr,  # (1 or B, N, K / GROUP)
-    w_tensor_scale_ptr,
-    y_ptr,  # (B, M, N)
-    M,
-    N,
-    groups,
-    W_SHARED: tl.constexpr,
-    EVEN_K: tl.constexpr,
-    BITS: tl.constexpr,
-    GROUP: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    GROUP_M: tl.constexpr,
-):
-    FORMAT: tl.constexpr = "e2m1" if BITS == 4 else "e4m3"
-    BYTES: tl.constexpr = BLOCK_K * BITS // 8
-    STEP: tl.constexpr = BLOCK_K // GROUP
-    tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)
-    batch = (tl.program_id(0) // tiles).to(tl.int64)
-    matrix = batch * 0 if W_SHARED else batch
-    row, column = _tile(tl.program_id(0) % tiles, M, N, BLOCK_M, BLOCK_N, GROUP_M)
-    rows = tl.minimum(row + tl.arange(0, BLOCK_M), M - 1).to(tl.int64) + batch * M
-    columns = tl.minimum(column + tl.arange(0, BLOCK_N), N - 1).to(tl.int64) + matrix * N
-    offs_b, offs_g = tl.arange(0, BYTES), tl.arange(0, STEP)
-    row_bytes = groups * (GROUP * BITS // 8)
-    x_ptrs = x_ptr + rows[:, None] * row_bytes + offs_b[None, :]
-    w_ptrs = w_ptr + columns[:, None] * row_bytes + offs_b[None, :]
-    xs_ptrs = x_scales_ptr + rows[:, None] * groups + offs_g[None, :]
-    ws_ptrs = w_scales_ptr + columns[:, None] * groups + offs_g[None, :]
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for g in range(0, groups, STEP):
-        if EVEN_K:
-            x, w, x_scales, w_scales = tl.load(x_ptrs), tl.load(w_ptrs), tl.load(xs_ptrs), tl.load(ws_ptrs)
-        else:
-            inside = (g * (GROUP * BITS // 8) + offs_b < row_bytes)[None, :]
-            x, w = tl.load(x_ptrs, mask=inside, other=0), tl.load(w_ptrs, mask=inside, other=0)
-            inside = (g + offs_g < groups)[None, :]
-            x_scales, w_scales = tl.load(xs_ptrs, mask=inside, other=0), tl.load(ws_ptrs, mask=inside, other=0)
-        if BITS == 8:
-            x, w = x.to(tl.float8e4nv, bitcast=True), w.to(tl.float8e4nv, bitcast=True)
-        if GROUP == 16:
-            x_scales = x_scales.to(tl.float8e4nv, bitcast=True)
-            w_scales = w_scales.to(tl.float8e4nv, bitcast=True)
-        acc = tl.dot_scaled(x, x_scales, FORMAT, tl.trans(w), w_scales, FORMAT, acc)
-        x_ptrs += BYTES
-        w_ptrs += BYTES
-        xs_ptrs += STEP
-        ws_ptrs += STEP
-    if GROUP == 16:
-        acc *= tl.load(w_tensor_scale_ptr + matrix)
-        acc *= tl.load(x_tensor_scale_ptr + batch)
-    _store(y_ptr + batch * M * N, tl.trans(acc), row, column, M, N, BLOCK_M, BLOCK_N)
-
-
 class Config(NamedTuple):
     """A tile, its pipeline, and the part of the chip's peak that a full wave of such tiles can reach."""
 
@@ -309,7 +248,7 @@ class Config(NamedTuple):
     GROUP_M: int = 8
 
 
-# Of gemm_mx_kernel. Many rows of x per tile pay for the decoding of w.
+# Many rows of x per tile pay for the decoding of w.
 _SM90 = (Config(256, 128, 64, 8, 3), Config(128, 128, 64, 8, 4, 0.85), Config(64, 64, 64, 4, 4, 0.4))
 _SM120 = (Config(128, 128, 64, 8, 3), Config(64, 64, 64, 4, 4, 0.7))
 CONFIGS: dict[str, tuple[Config, ...]] = {
@@ -322,13 +261,6 @@ CONFIGS: dict[str, tuple[Config, ...]] = {
     "gfx942": (Config(128, 128, 64, 8, 2), Config(64, 64, 64, 4, 2, 0.6)),
     "gfx1151": (Config(64, 64, 64, 4, 2),),
 }
-# Of block_scaled_kernel, for 4-bit codes; 8-bit ones take half of BLOCK_K.
-BLOCK_SCALED: dict[str, tuple[Config, ...]] = {
-    "sm_100": (Config(128, 256, 256, 8, 3), Config(128, 128, 256, 4, 4, 0.8), Config(128, 64, 256, 4, 4, 0.5)),
-    "sm_120": (Config(128, 128, 256, 8, 3), Config(64, 64, 256, 8, 3, 0.6)),
-}
-BLOCK_SCALED["sm_103"] = BLOCK_SCALED["sm_100"]
-BLOCK_SCALED["sm_121"] = BLOCK_SCALED["sm_120"]
 _GROUPED = {"BLOCK_M": 64, "BLOCK_N": 64}
 _GROUPED_OPTIONS = {"num_warps": 8, "num_stages": 2}
 SMS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "sm_110": 20, "sm_120": 170, "sm_121": 48, "gfx942": 304}
@@ -337,24 +269,20 @@ _MATRIX = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA", "sm_110": "UT
 _MATRIX |= {"sm_121": "HMMA", "gfx942": "v_mfma", "gfx1151": "v_wmma"}
 
 
-def configs(M: int, N: int, K: int, bits: int = 4, chip: str = "sm_80", x_codes: bool = False) -> tuple[Config, ...]:
+def configs(M: int, N: int, K: int, chip: str = "sm_80", x_codes: bool = False) -> tuple[Config, ...]:
     """What a sweep may try, best guess for a large problem first."""
-    if x_codes and chip in BLOCK_SCALED:
-        return tuple(c._replace(BLOCK_K=c.BLOCK_K * 4 // bits) for c in BLOCK_SCALED[chip])
     found = CONFIGS.get(chip, CONFIGS["gfx1151" if chip.startswith("gfx") else "sm_120"])  # these fit any chip
     return found[-1:] if x_codes else found  # decoding both takes many registers
 
 
-def pick_config(
-    M: int, N: int, K: int, bits: int = 4, chip: str = "sm_80", B: int = 1, x_codes: bool = False
-) -> Config:
+def pick_config(M: int, N: int, K: int, chip: str = "sm_80", B: int = 1, x_codes: bool = False) -> Config:
     """The tile that takes least time: whole waves of tiles, each as long as its size over its weight."""
 
     def time(c: Config) -> float:
         tiles = B * -(-M // c.BLOCK_M) * -(-N // c.BLOCK_N)
         return -(-tiles // SMS.get(chip, 64)) * c.BLOCK_M * c.BLOCK_N / c.weight
 
-    return min(configs(M, N, K, bits, chip, x_codes), key=time)
+    return min(configs(M, N, K, chip, x_codes), key=time)
 
 
 def chain(M: int, N: int, K: int) -> int:
@@ -369,44 +297,41 @@ def path(x: torch.Tensor, w: torch.Tensor, *others: Any, **more: Any) -> str:
 
 def specimens(chip: str) -> Iterator[dict[str, Any]]:
     """What is launched for typical sizes, as tests/triton_kernels/codegen.py compiles it."""
-    for format, bits, group, x_codes in (
-        ("mxfp8", 8, 32, False), ("mxfp4", 4, 32, False), ("nvfp4", 4, 16, False),
-        ("mxfp8", 8, 32, True), ("mxfp4", 4, 32, True), ("nvfp4", 4, 16, True),
-    ):  # fmt: skip
-        scaled = x_codes and chip in BLOCK_SCALED
-        codes = "*u8" if scaled else "*i32"
-        signature = {"x_ptr": codes if x_codes else "*bf16", "w_ptr": codes, "y_ptr": "*bf16"}
-        signature |= {"x_scales_ptr": "*u8", "w_scales_ptr": "*u8"} | dict.fromkeys(("M", "N", "groups"), "i32")
-        common = {"divisible": ("M", "N", "groups"), "gates": {"matrix": _MATRIX[chip]}}
-        label = f"{format}-a{bits}" if x_codes else format
-        if bits == 8 and not scaled:
-            yield {
-                "name": f"{label}-grouped",
-                "kernel": grouped_kernel,
-                "signature": signature,
-                "constexprs": {"W_SHARED": True, "X_CODES": x_codes, **_GROUPED},
-                "options": _GROUPED_OPTIONS,
-                **common,
-            }
-            if x_codes:
-                continue
-        if scaled:  # never bf16's instructions
-            tensor = "UTC" if chip == "sm_100" else ""
-            form = f"{tensor}{'O' if bits == 4 else 'Q'}MMA" + ("" if tensor else r"\.SF")
-            common["gates"] = {"matrix": form, "absent": (r"\bHMMA", "UTCHMMA")}
-        signature = signature | dict.fromkeys(("x_tensor_scale_ptr", "w_tensor_scale_ptr"), "*fp32")
-        shapes = ((512, 1024), (4096, 8192))
-        for c in dict.fromkeys(pick_config(M, N, 4096, bits, chip, 1, x_codes) for M, N in shapes):
-            constants = {"W_SHARED": True, "EVEN_K": True, "BITS": bits, "GROUP": group, "BLOCK_M": c.BLOCK_M}
-            constants |= {"BLOCK_N": c.BLOCK_N, "BLOCK_K": c.BLOCK_K, "GROUP_M": c.GROUP_M}
-            yield {
-                "name": f"{label}-{c.BLOCK_M}x{c.BLOCK_N}x{c.BLOCK_K}",
-                "kernel": block_scaled_kernel if scaled else gemm_mx_kernel,
-                "signature": signature,
-                "constexprs": constants | ({} if scaled else {"X_CODES": x_codes}),
-                "options": {"num_warps": c.num_warps, "num_stages": c.num_stages},
-                **common,
-            }
+    sizes = dict.fromkeys(("M", "N", "groups"), "i32")
+    for name, bits, group, x_codes in (
+        ("mxfp8", 8, 32, False),
+        ("mxfp8-a8", 8, 32, True),
+        ("mxfp4", 4, 32, False),
+        ("nvfp4", 4, 16, False),
+        ("nvfp4-a4", 4, 16, True),
+    ):
+        grouped = bits == 8 and x_codes
+        signature = {"x_ptr": "*i32" if x_codes else "*bf16", "w_ptr": "*i32", "y_ptr": "*bf16"}
+        signature |= {"x_scales_ptr": "*u8", "w_scales_ptr": "*u8"} | sizes
+        constants: dict[str, Any] = {"W_SHARED": True, "X_CODES": x_codes}
+        if grouped:
+            constants, options = constants | _GROUPED, _GROUPED_OPTIONS
+        else:
+            c = pick_config(4096, 8192, 4096, chip, 1, x_codes)
+            signature |= dict.fromkeys(("x_tensor_scale_ptr", "w_tensor_scale_ptr"), "*fp32")
+            constants |= {"EVEN_K": True, "BITS": bits, "GROUP": group, "BLOCK_M": c.BLOCK_M, "BLOCK_N": c.BLOCK_N}
+            constants |= {"BLOCK_K": c.BLOCK_K, "GROUP_M": c.GROUP_M}
+            options = {"num_warps": c.num_warps, "num_stages": c.num_stages}
+        # Where both operands are codes, few tiles have 16 bytes of each for a lane. AMD has no asynchronous loads here.
+        gates: dict[str, Any] = {"matrix": _MATRIX[chip]}
+        if chip.startswith("sm"):
+            gates["async_loads"] = 64 if grouped else 128
+        elif not grouped:
+            gates["weights"] = 64 if x_codes else 128
+        yield {
+            "name": name,
+            "kernel": grouped_kernel if grouped else gemm_mx_kernel,
+            "signature": signature,
+            "constexprs": constants,
+            "options": options,
+            "divisible": tuple(sizes),
+            "gates": gates,
+        }
 
 
 def _chip(device: torch.device) -> str:
@@ -442,14 +367,12 @@ def gemm_mx(
     x_tensor_scale: torch.Tensor | None = None,  # (B,)
     config: Config | None = None,
     check: bool = False,
-    block_scaled: bool | None = None,
 ) -> torch.Tensor:
     """y = x @ (scale * code).T; x and y bf16, words int32 or uint32, scales uint8.
 
     Args:
         config: a tile instead of `pick_config`'s.
         check: nothing to check beyond shapes; here for the sake of one signature for all.
-        block_scaled: whether matrix instructions take the scales of quantised x and w; by chip if not given.
 
     Raises:
         ValueError: an argument is missing, on another device, of another type or shape, or not contiguous.
@@ -487,30 +410,18 @@ def gemm_mx(
     shared = batch == 1
     if shared and x_tensor_scale is None:
         B, M = 1, B * M
-    chip = _chip(x.device)
-    native = x_codes and (chip in BLOCK_SCALED if block_scaled is None else block_scaled)
-    xs, xt, wt = (w_scales if x_scales is None else x_scales), x_tensor_scale, w_tensor_scale
-    if native:
-        table = chip if chip in BLOCK_SCALED else "sm_120"
-        c = config or pick_config(M, N, K, bits, table, B, x_codes)
-        x, w = x.view(torch.uint8), w.view(torch.uint8)
-    else:
-        c = config or pick_config(M, N, K, bits, chip, B, x_codes)
-        x, w = x.view(torch.int32) if x_codes else x, w.view(torch.int32)
-    tile = {"BLOCK_M": c.BLOCK_M, "BLOCK_N": c.BLOCK_N, "BLOCK_K": c.BLOCK_K, "GROUP_M": c.GROUP_M}
-    common = {"W_SHARED": shared, "EVEN_K": K % c.BLOCK_K == 0, "BITS": bits, "GROUP": group, **tile}
-    options = {"num_warps": c.num_warps, "num_stages": c.num_stages}
-    grid = (B * math.ceil(M / c.BLOCK_M) * math.ceil(N / c.BLOCK_N),)
-    scales = (w_scales if wt is None else wt), (w_scales if xt is None else xt)
-    if native:
-        block_scaled_kernel[grid](x, xs, scales[1], w, w_scales, scales[0], y, M, N, groups, **common, **options)
-        return y
+    c = config or pick_config(M, N, K, _chip(x.device), B, x_codes)
+    x, w = x.view(torch.int32) if x_codes else x, w.view(torch.int32)
+    # What a format lacks is not read.
+    xs, xt, wt = (w_scales if a is None else a for a in (x_scales, x_tensor_scale, w_tensor_scale))
+    common = {"W_SHARED": shared, "X_CODES": x_codes}
     if bits == 4 or not x_codes:
-        gemm_mx_kernel[grid](
-            x, xs, scales[1], w, w_scales, scales[0], y, M, N, groups, X_CODES=x_codes, **common, **options
-        )
+        gemm_mx_kernel[(B * math.ceil(M / c.BLOCK_M) * math.ceil(N / c.BLOCK_N),)](
+            x, xs, xt, w, w_scales, wt, y, M, N, groups, **common, EVEN_K=K % c.BLOCK_K == 0, BITS=bits, GROUP=group,
+            BLOCK_M=c.BLOCK_M, BLOCK_N=c.BLOCK_N, BLOCK_K=c.BLOCK_K, GROUP_M=c.GROUP_M,
+            num_warps=c.num_warps, num_stages=c.num_stages,
+        )  # fmt: skip
     if bits == 8:
         rows = (B * math.ceil(N / _GROUPED["BLOCK_N"]), math.ceil(M / _GROUPED["BLOCK_M"]) if x_codes else 1)
-        more = {"W_SHARED": shared, "X_CODES": x_codes, **_GROUPED}
-        grouped_kernel[rows](x, xs, w, w_scales, y, M, N, groups, **more, **_GROUPED_OPTIONS)
+        grouped_kernel[rows](x, xs, w, w_scales, y, M, N, groups, **common, **_GROUPED, **_GROUPED_OPTIONS)
     return y

@@ -35,7 +35,8 @@ def missing():
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config):
-    config.addinivalue_line("filterwarnings", "ignore:Conversion of an array with ndim:DeprecationWarning")  # Triton 3.6
+    # of Triton 3.6
+    config.addinivalue_line("filterwarnings", "ignore:Conversion of an array with ndim:DeprecationWarning")
 
 
 def pytest_pycollect_makemodule(module_path, parent):
