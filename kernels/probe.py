@@ -181,6 +181,8 @@ _HOPPER_CHAIN = 8192  # sums that 14 bits hold, as Hopper's fp8 units add
 
 def variants(kind: str, format: str = "f32", chip: str = "sm_90") -> Iterator[Any]:
     """What to try on that chip; the best is the roof. None where it has no such unit."""
+    if kind != "matrix" and format != "f32":
+        return
     for config in CONFIGS[kind]:
         if kind == "matrix" and not _fits(config, format, chip):
             continue

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from roofbench import engine
-from roofbench.backends.base import Backend
+from roofbench.backends.base import Backend, Launch
 from roofbench.devices import Device
 from roofbench.engine import Lane
 from roofbench.formats import Array
@@ -51,7 +51,9 @@ class Roof:
         return Lane(self.lane.name, self.lane.calls)
 
 
-def calibrate(backend: Backend, clock: Clock, cold_bytes: int, kinds: Sequence[str] = KINDS) -> dict[str, Roof]:
+def calibrate(
+    backend: Backend, clock: Clock, cold_bytes: int, kinds: Sequence[str] = KINDS
+) -> tuple[dict[str, Roof], dict[str, dict[str, str]]]:
     """Try every variant of every probe and keep the best of each.
 
     Args:
@@ -59,9 +61,10 @@ def calibrate(backend: Backend, clock: Clock, cold_bytes: int, kinds: Sequence[s
         cold_bytes: what overflows the device's caches.
 
     Returns:
-        Roofs by probe; empty where the backend has no probes.
+        Roofs by probe, empty where the backend has no probes; and by probe the variants that failed, with the reason.
     """
     found: dict[str, Roof] = {}
+    failed: dict[str, dict[str, str]] = {}
     contract, pool = OPS["probe"], np.zeros(0, np.uint8)
     for case in probes(*backend.probe_sizes(cold_bytes)):
         ways = backend.probe_variants(kind_of(case), case.format)
@@ -75,10 +78,9 @@ def calibrate(backend: Backend, clock: Clock, cold_bytes: int, kinds: Sequence[s
             pool = aligned((need,), np.uint8, align=4096)
             pool.view(np.uint32)[...] = 0x3F800000  # 1 as f32
         buffers = _buffers(case, cold_bytes, pool)
-        lanes = [
-            Lane(name, backend.bind_all("probe", case.format, {**case.dims, **way}, buffers))
-            for name, way in ways.items()
-        ]
+        lanes, failed[case.name] = _lanes(backend, clock, case, ways, buffers)
+        if not lanes:
+            continue
         at = 0  # one place in the rotation for all, so that none finds what another left in the caches
         for _ in range(_ROUNDS + 1):  # the first round warms up
             for lane in lanes:
@@ -89,18 +91,39 @@ def calibrate(backend: Backend, clock: Clock, cold_bytes: int, kinds: Sequence[s
             del lane.samples[:3]
         rates = [work / lane.median_s for lane in lanes]
         best = int(np.argmax(rates))
-        tried = [RoofVariant(name, rate, i == best) for i, (name, rate) in enumerate(zip(ways, rates, strict=True))]
+        tried = [RoofVariant(lane.name, rate, lane is lanes[best]) for lane, rate in zip(lanes, rates, strict=True)]
         found[case.name] = Roof(case.name, case, work, lanes[best], rates[best], tried, ways[lanes[best].name])
-    return found
+        clock.forget()
+    return found, {name: reasons for name, reasons in failed.items() if reasons}
+
+
+def _lanes(
+    backend: Backend, clock: Clock, case: Case, ways: Mapping[str, dict[str, int]], buffers: Sequence[Arrays]
+) -> tuple[list[Lane], dict[str, str]]:
+    """Every variant that runs, all on the same memory, and why others do not."""
+    lanes: list[Lane] = []
+    failed: dict[str, str] = {}
+    launches: list[Launch] = []
+    for name, way in ways.items():
+        dims = {**case.dims, **way}
+        try:
+            if not launches:
+                launches = backend.bind_all("probe", case.format, dims, buffers)
+            lane = Lane(name, backend.again(launches, "probe", case.format, dims))
+            clock.run([lane.calls[0]])
+        except Exception as error:  # noqa: BLE001 - one that this device cannot run costs no other
+            failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        else:
+            lanes.append(lane)
+    return lanes, failed
 
 
 def _buffers(case: Case, cold_bytes: int, pool: Array) -> list[Arrays]:
     """Arrays of a probe, cut out of one pool that all probes share: their contents do not matter here."""
     contract = OPS["probe"]
     signature = contract.signature(case.format, case.dims)
-    touched = contract.traffic(case).bytes
     found, at = [], 0
-    for _ in range(instances_for(touched, cold_bytes) if touched else 1):
+    for _ in range(instances_for(contract.traffic(case).bytes, cold_bytes)):
         arrays = {}
         for name, arg in signature.items():
             if arg.shape == (1,):

@@ -59,6 +59,7 @@ def add_bench_options(add: object) -> None:
         ("device", {"default": None, "metavar": "NAME", "help": "the device this is, where it is not recognised"}),
         ("rival", {**many, "help": "only this rival, or none; may be repeated"}),
         ("source", {"type": _path, "default": None, "metavar": "FILE", "help": "a C file of yours with our launchers"}),
+        ("seconds", {"type": float, "default": None, "metavar": "S", "help": "what the run may take, not the suite's"}),
         ("seed", {"type": int, "default": 0, "help": "of every buffer's contents"}),
         ("out", {"type": _path, "default": None, "metavar": "FILE", "help": "result file (roofbench-runs/...)"}),
         ("resume", {"type": _path, "default": None, "metavar": "FILE", "help": "keep the rows of an unfinished run"}),
@@ -91,21 +92,23 @@ def bench_options(given: argparse.Namespace) -> Options:
         rivals=rivals,
         source=given.source,
         seed=given.seed,
+        seconds=given.seconds,
     )
 
 
 def _parser() -> argparse.ArgumentParser:
-    from importlib import metadata
+    from roofbench.environment import version
 
     parser = argparse.ArgumentParser(
         prog="roofbench", description="How close LLM kernels come to the ceilings of this machine."
     )
-    parser.add_argument("--version", action="version", version=f"roofbench {metadata.version('roofbench')}")
+    parser.add_argument("--version", action="version", version=f"roofbench {version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     bench = commands.add_parser("bench", help="measure this machine")
     add_bench_options(bench.add_argument)
     bench.add_argument("--json", action="store_true", help="print the result file instead of the table")
+    bench.add_argument("--sweep", action="store_true", help="try every configuration that kernels offer, cold")
     bench.set_defaults(run=_bench)
 
     show = commands.add_parser("devices", help="the catalogue, and which of it this is")
@@ -123,6 +126,8 @@ def _bench(options: argparse.Namespace) -> int:
     from roofbench.results import FAILURES
 
     wanted = bench_options(options)
+    if options.sweep:
+        return _sweep(options, wanted)
     before = session.resume(options.resume, wanted) if options.resume else None
     run = session.Session(wanted, options.out, output.note, options.resume)
     trouble: ValueError | KeyboardInterrupt | None = None
@@ -150,6 +155,33 @@ def _bench(options: argparse.Namespace) -> int:
         output.note("roofbench: interrupted")
         return 130
     return int(any(row.status in FAILURES for row in run.run.rows))
+
+
+def _sweep(options: argparse.Namespace, wanted: Options) -> int:
+    import json
+
+    import msgspec
+
+    from roofbench import session, summary, sweep
+
+    if options.resume:
+        raise ValueError("--resume: a sweep starts anew; --op, --format and --model choose what it tries")
+    run = session.Session(wanted, options.out, output.note)
+    path = run.path if options.out else run.path.with_name(f"{run.path.stem}-sweep.json")
+    try:
+        file = sweep.sweep(run, path, output.note)
+    finally:
+        run.finish()
+    text = io.StringIO()
+    if options.json:
+        text.write(json.dumps(msgspec.json.decode(msgspec.json.encode(file)), indent=1) + "\n")
+    else:
+        sweep.show(file, summary.console(text))
+    output.write(text.getvalue())
+    output.note(str(path))
+    if file.interrupted:
+        output.note("roofbench: interrupted")
+    return 130 if file.interrupted else 0
 
 
 def _report(run: Session, *, as_json: bool) -> None:

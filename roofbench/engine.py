@@ -94,6 +94,7 @@ class Measurement:
         reason: why it is not OK.
         clock_mhz: held while sampling, the median of readings.
         warmup_s: device time of the kernel before its samples count.
+        readings: one for each round, those that were thrown away included.
     """
 
     kernel: Lane
@@ -104,6 +105,7 @@ class Measurement:
     clock_mhz: float | None
     floor_s: float
     warmup_s: float
+    readings: list[Reading]
 
     def roof_ratios(self) -> list[float]:
         """Time of the probe over time of the kernel, per round: proportional to the share of the roof."""
@@ -172,6 +174,7 @@ def measure(
     lanes = [lane for lane in lanes if _runs(lane, ready, rivals)]
     deadline = clock.now() + rules.cap_s
     clocks: list[float] = []
+    readings: list[Reading] = []
     pauses = rounds = 0
     throttled = False
     next_check = rules.min_samples
@@ -185,6 +188,7 @@ def measure(
         lanes = [lane for lane in lanes if lane in left]
         rounds += 1
         reading = telemetry.read()
+        readings.append(reading)
         hot = _is_throttled(reading, telemetry.nominal_mhz, rules)
         if hot and pauses < rules.throttle_retries:
             pauses += 1
@@ -212,7 +216,7 @@ def measure(
                 break
     status, reason = _judge(kernel, rules, throttled=throttled)
     held = float(np.median(clocks)) if clocks else None
-    return Measurement(kernel, roof, list(rivals), status, reason, held, floor_s, warmed_s[kernel.name])
+    return Measurement(kernel, roof, list(rivals), status, reason, held, floor_s, warmed_s[kernel.name], readings)
 
 
 def _runs(lane: Lane, what: Callable[[Lane], object], rivals: Sequence[Lane]) -> bool:

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from roofbench import devices
+from roofbench.backends import BACKENDS
 from roofbench.backends.cpu import Cpu
 
 
@@ -34,9 +37,31 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "compiler": cpu_backend.compiler() if built else None,
         "packages": packages,
-        "roofbench": metadata.version("roofbench"),
+        "roofbench": version(),
+        "gpu": next((b.facts() for b in BACKENDS if b.accelerator and not b.missing()), None),
         "commit": _commit(),
     }
+
+
+def of_gpu(gpu: Mapping[str, Any]) -> str:
+    """What the GPU's driver says, in a line."""
+    parts = [f"driver {gpu['driver']}"] if gpu.get("driver") else []
+    parts.append(gpu["toolkit"])
+    parts += [f"power limit {gpu['power_limit_w']:.0f} W"] if gpu.get("power_limit_w") else []
+    for key, name in (("ecc", "ECC"), ("persistence_mode", "persistence")):
+        if gpu.get(key) is not None:
+            parts.append(f"{name} {'on' if gpu[key] else 'off'}")
+    return ", ".join([*parts, *(["an instance of MIG"] if gpu.get("mig") else [])])
+
+
+def version() -> str:
+    """Of roofbench; in a checkout that is not installed, what its pyproject.toml says."""
+    try:
+        return metadata.version("roofbench")
+    except metadata.PackageNotFoundError:
+        text = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+        found = re.search(r'^version = "(.+)"$', text, re.MULTILINE)
+        return found[1] if found else "unknown"
 
 
 def _commit() -> str | None:

@@ -51,6 +51,10 @@ class Gate:
         self._drawn: set[str] = set()  # inputs that change from launch to launch
         self._sums = self._checksums(lambda i, name: problem[i].arrays[name])
 
+    def watch(self, launches: list[Launch], limit: Limit) -> None:
+        """From now on other launches, on the same memory."""
+        self.launches, self._limit = launches, limit
+
     def prepare(self, i: int) -> None:
         """Draw other inputs for buffer i and spoil a few outputs, so that no kept result passes."""
         contents = self._problem[i].draw(self._rng)

@@ -71,7 +71,7 @@ TYPES: dict[str, dict[str, Types]] = {
     "kv_append": _MOVED | {"fp8": Types("fp8", "bf16", "fp8", "f32", None)},
     "kv_gather": _MOVED | {"fp8": Types("bf16", "bf16", "fp8", "f32", None)},
     "kv_copy_blocks": _MOVED | {"fp8": Types("fp8", "fp8", "fp8", None, None)},
-    "probe": {"f32": Types("f32", "f32", "f32", None, "f32")},
+    "probe": {name: Types(name, name, name, None, "f32") for name in ("f32", "f16", "bf16", "fp8")},
 }
 
 
@@ -193,7 +193,7 @@ def draw_spots(rng: np.random.Generator, size: int) -> Array:
 
 def instances_for(touched: int, cold_bytes: int) -> int:
     """Buffers to rotate so that `cold_bytes` lie between two uses of one, each launch touching `touched`."""
-    return 1 if touched >= cold_bytes else -(-cold_bytes // max(touched, 1)) + 1
+    return 1 if touched >= cold_bytes or not touched else -(-cold_bytes // touched) + 1
 
 
 class Op(ABC):

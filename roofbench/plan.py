@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +25,9 @@ from roofbench.rows import COLD_FACTOR, RowSpec
 class Options:
     """What a person asked for; empty is everything that the suite has.
 
+    Args:
+        seconds: what the run may take; None for the suite's budget.
+
     Raises:
         ValueError: a name is unknown, or two of them do not go together.
     """
@@ -37,6 +41,7 @@ class Options:
     rivals: tuple[str, ...] | None = None
     source: Path | None = None
     seed: int = 0
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         if self.suite not in SUITES:
@@ -63,6 +68,8 @@ class Options:
             raise ValueError(f"{self.source}: only .c files can be measured by this version")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"--seed {self.seed} must be from 0 to 2^63 - 1")
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise ValueError(f"--seconds {self.seconds:g} must be a positive number")
 
 
 def plan(options: Options, own: Sequence[tuple[str, str]] = ()) -> list[RowSpec]:

@@ -47,6 +47,24 @@ class RowNumerics(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     err_over_bound: Share
 
 
+class Look(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What a GPU's driver said. Reasons are what kept its clock from being higher; none is an empty list."""
+
+    sm_clock_mhz: Positive | None = None
+    memory_clock_mhz: Positive | None = None
+    power_w: Positive | None = None
+    temperature_c: Positive | None = None
+    throttle_reasons: list[str] | None = None
+
+
+class RowTelemetry(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Looks at the device: before the row, the medians and all reasons of its rounds, and after it."""
+
+    before: Look
+    during: Look
+    after: Look
+
+
 class Row(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """One op x case x format x backend x cache state. What could not be measured is null, never 0 or NaN."""
 
@@ -85,6 +103,8 @@ class Row(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     launches_per_sample: Count | None = None
     samples_per_turn: Count | None = None
     buffers: Count | None = None
+    telemetry: RowTelemetry | None = None
+    path: str | None = None
 
     @property
     def id(self) -> str:
@@ -111,11 +131,12 @@ class RoofVariant(msgspec.Struct, frozen=True):
 
 
 class RunRoof(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A probe, as calibrated before the rows."""
+    """A probe, as calibrated before the rows; variants that failed have their reasons."""
 
     backend: str
     name: str
     variants: list[RoofVariant]
+    failed: dict[str, str] = {}
 
 
 class Run(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -133,6 +154,7 @@ class Run(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     environment: dict[str, Any]
     telemetry: dict[str, Any]
     roofs: list[RunRoof] = []
+    floors_s: dict[str, Share] = {}
     missing: dict[str, str] = {}
     rows: list[Row] = []
 
@@ -141,7 +163,7 @@ class _Header(msgspec.Struct):
     schema: int
 
 
-def save(run: Run, path: Path) -> None:
+def save(run: msgspec.Struct, path: Path) -> None:
     """Write the file whole or not at all.
 
     Raises:
@@ -182,7 +204,10 @@ def load(path: Path) -> Run:
             )
         run = msgspec.json.decode(text, type=Run)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not a roofbench result file: {error}") from None
+        hint = (
+            "; if a later roofbench wrote it: pip install --upgrade roofbench" if "unknown field" in str(error) else ""
+        )
+        raise ValueError(f"{path} is not a roofbench result file: {error}{hint}") from None
     seen = set()
     for row in run.rows:
         wrong = _contradiction(row)

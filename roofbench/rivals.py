@@ -12,7 +12,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from roofbench.formats import DTYPES, FORMATS, Array
+from roofbench import mlx_
+from roofbench.formats import DTYPES, Array
 from roofbench.op import Case
 from roofbench.ops import op_of
 from roofbench.timing import Clock
@@ -21,6 +22,8 @@ Call = Callable[[], object]
 
 _MOVED = {"kv_append": ("key", "value"), "kv_gather": ("key_cache", "value_cache")}  # what an op reads
 MLX_LONGEST_S = 2.0  # of a launch: some of MLX's CPU kernels are plain loops
+MLX_ROUNDS = 64  # of the rotation, in one batch at most
+MLX_CACHE = 256 << 20  # bytes that it keeps for itself: outputs, not the weights of earlier rows
 
 
 class Bound(NamedTuple):
@@ -125,27 +128,61 @@ class MlxCpu(Rival):
     install = "pip install mlx" if sys.platform == "darwin" else "pip install 'mlx[cpu]'"
 
     def missing(self) -> str | None:
-        return super().missing() or (None if _mlx() else self.install)  # on Linux, mlx alone has no library
+        return super().missing() or (None if mlx_.core() else self.install)  # on Linux, mlx alone has no library
 
     def bind(self, case: Case, buffers: Sequence[Mapping[str, Array]]) -> list[Bound]:
-        mx, served = _mlx(), ("f32", "f16", "bf16", "int8", "int4", "mxfp8", "mxfp4")
-        if mx is None or _empty(case) or case.op not in ("gemv", "gemm") or case.format not in served:
+        mx = mlx_.core()
+        if mx is None or not _mlx_has(case):
             return []
-        if case.dims.get("w_batch", 1) != 1:
-            return []
-        matrices = [_matrices(arrays) for arrays in buffers]
+        matrices = [mlx_.matrices(arrays) for arrays in buffers]
         x, *parts = matrices[0]
         some = [x[:16], *(part[:64] for part in parts)]  # whose launch takes well under a second
         try:
             mx.clear_cache()  # memory of earlier rows
-            trial = _mlx_product(mx, case.format, some).call
+            trial = self._product(mx, case.format, some).call
             seconds = min(_seconds(trial) for _ in range(3))
         except (AttributeError, TypeError, ValueError, RuntimeError):
             return []  # this MLX is older than the format
         share = (len(some[0]) / len(x)) * (len(some[1]) / len(parts[0]))
         if seconds > MLX_LONGEST_S * share:
             return []
-        return [_mlx_product(mx, case.format, m) for m in matrices]
+        return [self._product(mx, case.format, m) for m in matrices]
+
+    def _product(self, mx: Any, format: str, arrays: Sequence[Array]) -> Bound:
+        queue, outputs = mlx_.product(mx, format, arrays, mx.cpu)
+        return Bound(lambda: mx.eval(queue()), outputs)
+
+
+class MlxGpu(Rival):
+    """MLX's CUDA build on the same GPU, on its own copies of our inputs, by its own clock: its queue is not ours.
+
+    The clock waits for whole batches, so the rotation is gone around several times in one.
+    """
+
+    name = "mlx"
+    module = "mlx"
+    install = "pip install 'mlx[cuda]' (for NVIDIA's GPUs)"
+    device = "gpu"
+
+    def missing(self) -> str | None:
+        if super().missing() or not (mx := mlx_.core()):
+            return self.install
+        there = hasattr(mx, "is_available") and mx.is_available(getattr(mx, self.device))
+        return None if there else f"this mlx has no CUDA: {self.install}"
+
+    def bind(self, case: Case, buffers: Sequence[Mapping[str, Any]]) -> list[Bound]:
+        mx = mlx_.core()
+        if mx is None or not _mlx_has(case):
+            return []
+        device = getattr(mx, self.device)
+        mx.set_cache_limit(MLX_CACHE)
+        clock = mlx_.EvalClock(mx, device)
+        bound = []
+        for tensors in buffers:
+            arrays = {name: _array(tensor) for name, tensor in tensors.items() if name[0] in "xw"}
+            queue, outputs = mlx_.product(mx, case.format, mlx_.matrices(arrays), device)
+            bound.append(Bound(queue, outputs, clock))
+        return bound * MLX_ROUNDS
 
 
 class Memcpy(Rival):
@@ -179,13 +216,19 @@ class Memcpy(Rival):
 # MLX's wheel for Linux links a reference BLAS: nobody's rival.
 RIVALS: dict[str, tuple[Rival, ...]] = {
     "cpu": (TorchCpu(), *([MlxCpu()] if sys.platform == "darwin" else []), Memcpy()),
-    "triton": (TorchGpu(), DeviceCopy()),
+    "triton": (TorchGpu(), MlxGpu(), DeviceCopy()),
 }
 
 
 def _empty(case: Case) -> bool:
     """Whether one of its arrays has no elements: libraries differ in what they make of these."""
     return any(0 in arg.shape for arg in op_of(case.op).signature(case.format, case.dims).values())
+
+
+def _mlx_has(case: Case) -> bool:
+    """Whether MLX has such a product, with one w."""
+    products = case.op in ("gemv", "gemm") and case.dims.get("w_batch", 1) == 1
+    return products and case.format in mlx_.SERVED and not _empty(case)
 
 
 def _seconds(call: Call) -> float:
@@ -324,55 +367,3 @@ def _torch_gather(t: Mapping[str, Any]) -> Bound:
             torch.index_select(cache.view(-1, *cache.shape[2:]), 0, t["slot_mapping"], out=y)
 
     return Bound(gather, lambda: {name: _array(y) for name, y in out.items()})
-
-
-def _mlx() -> Any:
-    """mlx.core; None where it cannot be imported."""
-    try:
-        import mlx.core
-    except ImportError:
-        return None
-    return mlx.core
-
-
-def _matrices(arrays: Mapping[str, Array]) -> list[Array]:
-    """x (M, K) and the parts of one stored (N, K), batches and a batch of one flattened away."""
-    names = [name for name in ("x", "w", "w_scales", "w_biases") if name in arrays]
-    return [arrays[name].reshape(-1, arrays[name].shape[-1]) for name in names]
-
-
-def _mlx_product(mx: Any, format: str, arrays: Sequence[Array]) -> Bound:
-    """One product of x (M, K) and the parts of a stored (N, K)."""
-
-    def copied(array: Array) -> Any:
-        if array.dtype == DTYPES["bf16"]:
-            return mx.view(mx.array(array.view(np.uint16)), mx.bfloat16, stream=mx.cpu)
-        return mx.array(array)
-
-    x, w, *scales = (copied(array) for array in arrays)
-    weights, kept = FORMATS[format], [None]
-    options = {
-        "group_size": weights.group,
-        "bits": weights.bits,
-        "mode": "affine" if weights.biases else format,
-        "stream": mx.cpu,
-    }
-    if not scales:
-        w = mx.transpose(w, stream=mx.cpu)
-    mx.eval(x, w, *scales)
-
-    def product() -> None:
-        kept[0] = mx.matmul(x, w, stream=mx.cpu)
-        mx.eval(kept[0])
-
-    def quantized() -> None:
-        kept[0] = mx.quantized_matmul(x, w, *scales, transpose=True, **options)
-        mx.eval(kept[0])
-
-    def outputs() -> dict[str, Array]:
-        y: Any = kept[0]
-        if y.dtype == mx.bfloat16:
-            return {"y": np.array(mx.view(y, mx.uint16, stream=mx.cpu)).view(DTYPES["bf16"])}
-        return {"y": np.array(y)}
-
-    return Bound(quantized if scales else product, outputs)

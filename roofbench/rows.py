@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from roofbench import ceilings, engine, sources
 from roofbench.backends import backend_of
-from roofbench.backends.base import Backend, Unsupported
+from roofbench.backends.base import VECTOR, Backend, Launch, Unsupported
 from roofbench.backends.cpu import Cpu
 from roofbench.ceilings import Roof
 from roofbench.devices import Device
@@ -21,9 +21,9 @@ from roofbench.gate import Gate, Incorrect, check_buffers, try_hazards
 from roofbench.op import Case
 from roofbench.ops import op_of
 from roofbench.ops.probe import KINDS
-from roofbench.results import Row, RowNumerics, RowRival, RowRoof
+from roofbench.results import Look, Row, RowNumerics, RowRival, RowRoof, RowTelemetry
 from roofbench.rivals import RIVALS
-from roofbench.telemetry import Telemetry, available_memory
+from roofbench.telemetry import Reading, Telemetry, available_memory
 from roofbench.timing import Clock
 
 COLD_FACTOR = 5  # last-level caches between two uses of a buffer
@@ -61,12 +61,14 @@ class Instruments:
 
     Args:
         floor_s: seconds of an empty launch.
+        failed: variants of probes that do not run here, by probe, with the reason.
     """
 
     clock: Clock
     telemetry: Telemetry
     floor_s: float
     roofs: dict[str, Roof]
+    failed: dict[str, dict[str, str]]
 
 
 class Bench:
@@ -94,9 +96,15 @@ class Bench:
         self._own = Cpu(source) if source else None
         self._tried: set[tuple[str, str]] = set()  # op x format of its own whose hazards passed
         self._instruments: dict[str, Instruments] = {}
+        self._used: set[str] = set()
 
     def backend(self, name: str) -> Backend:
+        self._used.add(name)
         return self._own if self._own and name == self._own.name else backend_of(name)
+
+    def usable(self) -> bool:
+        """Whether every device that was used still works: a fault of one kernel may end a process's use of it."""
+        return all(self.backend(name).usable() for name in list(self._used))
 
     def cold_bytes(self, name: str) -> int:
         """What must lie between two uses of a buffer of a backend."""
@@ -107,9 +115,9 @@ class Bench:
         if name not in self._instruments:
             backend = self.backend(name)
             clock = backend.clock()
-            roofs = ceilings.calibrate(backend, clock, self.cold_bytes(name), kinds)
+            roofs, failed = ceilings.calibrate(backend, clock, self.cold_bytes(name), kinds)
             floor_s = engine.floor(clock, backend.floor())
-            self._instruments[name] = Instruments(clock, backend.telemetry(), floor_s, roofs)
+            self._instruments[name] = Instruments(clock, backend.telemetry(), floor_s, roofs, failed)
         return self._instruments[name]
 
     def numerics(self, backend: str, op: str, format: str, seconds: float) -> str:
@@ -129,7 +137,11 @@ class Bench:
         """Measure one row. Whatever goes wrong with it becomes its status."""
         row = spec.blank()
         try:
-            self._measure(spec, rules, row)
+            try:
+                self._measure(spec, rules, row)
+            finally:
+                if spec.backend in self._instruments:
+                    self._instruments[spec.backend].clock.forget()
         except Unsupported as error:
             row.status, row.reason = "UNSUPPORTED", str(error)
         except Incorrect as error:
@@ -165,13 +177,17 @@ class Bench:
         check_buffers(contract, case, problem, cold)
         gate = Gate(backend, case, problem, claim, instruments.clock, self.seed)
         row.buffers = len(problem)
+        row.path = _path(gate.launches)
         before, row.first_launch_s = gate.check()
         rules = replace(rules, warmup_s=max(rules.warmup_s, backend.warmup_s))
+        first = instruments.telemetry.read()
         try:
             measured, apart = self._time(spec, gate, rules)
         except MeasurementError:
             gate.check_last()  # no work at all is too fast for any clock
             raise
+        if backend.accelerator:
+            row.telemetry = telemetry_of(first, measured.readings, instruments.telemetry.read())
         row.numerics = RowNumerics(err_over_bound=max(before, gate.check_last()))
         gate.check_inputs()
         self._fill(row, spec, measured, apart)
@@ -179,7 +195,7 @@ class Bench:
     def _time(self, spec: RowSpec, gate: Gate, rules: Rules) -> tuple[Measurement, list[RowRival]]:
         case, instruments = spec.case, self._instruments[spec.backend]
         kernel = Lane(case.op, gate.launches, gate.prepare, gate.verify, self.backend(spec.backend).floor())
-        roof = self._bound(spec)[1]
+        roof = self.bound(spec)[1]
         unbounded = case.op == "probe" or (spec.cache == "warm" and op_of(case.op).traffic(case).bytes)
         lane = roof.fresh() if roof and not unbounded else None
         rivals, apart = self._rivals(spec, gate, rules)
@@ -188,7 +204,7 @@ class Bench:
         )
         return measured, apart
 
-    def _bound(self, spec: RowSpec) -> tuple[str, Roof | None]:
+    def bound(self, spec: RowSpec) -> tuple[str, Roof | None]:
         """What bounds a row, and its measured roof."""
         case, contract = spec.case, op_of(spec.case.op)
         device, peak = self._catalogued(spec.backend), ceilings.peak_name(case.types)
@@ -245,7 +261,7 @@ class Bench:
         for rival in apart:
             rival.speedup = rival.median_s / row.median_s if rival.median_s else None
             row.rivals.append(rival)
-        row.bound, roof = self._bound(spec)
+        row.bound, roof = self.bound(spec)
         self._set_ceilings(row, spec, m, roof)
 
     def _set_ceilings(self, row: Row, spec: RowSpec, m: Measurement, roof: Roof | None) -> None:
@@ -280,6 +296,34 @@ class Bench:
         """The catalogue entry whose ceilings bound a backend: cores are not a GPU or a whole SoC."""
         wanted = "gpu" if self.backend(backend).accelerator else "cpu"
         return self.device if self.device and self.device.kind == wanted else None
+
+
+def telemetry_of(before: Reading, during: Sequence[Reading], after: Reading) -> RowTelemetry:
+    """What the driver said, as the file has it."""
+    return RowTelemetry(before=_look([before]), during=_look(during), after=_look([after]))
+
+
+def _look(readings: Sequence[Reading]) -> Look:
+    """Medians, and every reason."""
+
+    def middle(values: Iterable[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return float(np.median(known)) if known else None
+
+    said = [reading.reasons for reading in readings if reading.reasons is not None]
+    return Look(
+        sm_clock_mhz=middle(reading.clock_mhz for reading in readings),
+        memory_clock_mhz=middle(reading.memory_clock_mhz for reading in readings),
+        power_w=middle(reading.power_w for reading in readings),
+        temperature_c=middle(reading.temperature_c for reading in readings),
+        throttle_reasons=sorted({reason for reasons in said for reason in reasons}) if said else None,
+    )
+
+
+def _path(launches: Sequence[Launch]) -> str | None:
+    """The one that is not ``vector``, where there is one."""
+    paths = [launch.path for launch in launches]
+    return next((path for path in paths if path != VECTOR), paths[0])
 
 
 def check_memory(need: int, free: int | None) -> None:

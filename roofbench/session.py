@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from importlib import metadata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,12 @@ from roofbench.worker import Worker, WorkerError
 
 LOCK = Path(os.environ.get("ROOFBENCH_LOCK", "/tmp/roofbench.lock"))  # noqa: S108 - one for all users of a machine
 SAVING = 0.05  # of a run at most is spent on writing its file
-SETUP_S = 120.0  # what a row may take beside its cap before it counts as hung
-LATE = 1.15  # of its budget a run may take; what is left then is left out
+SETUP_S = 120.0  # what a row may take beside its cap before it counts as hung;
+HUNG_SHARE, HUNG_S = 1 / 8, 20.0  # where --seconds limits the run, that share of them at most, but so many
+RESTART_S = 60.0  # and so many for a new process to probe the roofs again
+LATE = 1.15  # of its suite's budget a run may take, and all of --seconds; what is left then is left out
 LIKE_INTERRUPTS = (signal.SIGTERM, signal.SIGHUP)
-SAME = ("machine", "cpu", "roofbench", "compiler", "threads", "isa", "llc_bytes", "packages")  # of a resumed run
+SAME = ("machine", "cpu", "roofbench", "compiler", "threads", "isa", "llc_bytes", "packages", "gpu")  # of a resumed run
 
 
 class Session:
@@ -59,6 +61,10 @@ class Session:
         resumed: Path | None = None,
     ) -> None:
         self.options, self.suite, self.say = options, SUITES[options.suite], say
+        self._limit_s = LATE * self.suite.budget_s
+        if options.seconds:
+            self.suite = replace(self.suite, budget_s=0.95 * options.seconds)
+            self._limit_s = options.seconds
         self.found = devices.detect()
         self.device = devices.device_of(options.device) if options.device else current_device()
         now = dt.datetime.now(dt.timezone.utc)
@@ -76,9 +82,15 @@ class Session:
         self._lock = filelock.FileLock(LOCK, mode=0o666)
         self._started = 0.0
         self._late = False
+        self._hung: dict[tuple[str, str, str], str] = {}  # kernels that took too long -> the row
         self._next_save = 0.0
         self._saved: list[Row] | None = None  # rows in the file; None where there is no file
         self._overhead: list[float] = []
+
+    @property
+    def worker(self) -> Worker:
+        """Runs kernels."""
+        return self._worker
 
     def take(self) -> None:
         """Take the machine, if this run does not have it yet. Raises ValueError where another has it."""
@@ -120,14 +132,16 @@ class Session:
         left = list(dict.fromkeys(spec.backend for spec in self.specs if spec.blank().key not in self.kept))
         if before:
             self.run.roofs = [roof for roof in before.roofs if roof.backend not in left]
+            self.run.floors_s = {name: floor_s for name, floor_s in before.floors_s.items() if name not in left}
         self._save()
         for line in self.introduction():
             self.say(line)
         for backend in left:
             try:
-                self.run.roofs += self._worker.calibrate(backend)
+                roofs, self.run.floors_s[backend] = self._worker.calibrate(backend)
             except WorkerError as error:
                 raise ValueError(f"backend {backend}: its roofs cannot be measured: {error}") from None
+            self.run.roofs += roofs
 
     def measure(self, spec: RowSpec) -> Row:
         """One row; it is in the file when this returns, or soon after if rows are many and short.
@@ -139,16 +153,22 @@ class Session:
         for row in self.run.rows:
             if row.key == spec.blank().key:
                 return row
-        if self.elapsed() > LATE * self.suite.budget_s:
+        kernel = (spec.backend, spec.case.op, spec.case.format)
+        if self.elapsed() > self._limit_s:
             self._late = True
-            reason = f"left out: the run has taken its {self.suite.budget_s:.0f} s; take a longer suite or --resume"
+            took = self.options.seconds or self.suite.budget_s
+            reason = f"left out: the run has taken its {took:.0f} s; take a longer suite or --resume"
             row = spec.blank("UNSUPPORTED", reason)
+        elif kernel in self._hung:
+            row = spec.blank("ERROR", f"left out: {self._hung[kernel]} took too long")
         else:
             before = time.monotonic()
             cap_s = self._cap()
             rules = Rules(cap_s=cap_s, min_s=min(self.suite.min_s, cap_s / 2))
-            row = self._worker.measure(spec, rules, cap_s * 3 + SETUP_S)
+            row = self._worker.measure(spec, rules, self._patience(cap_s))
             self._overhead.append(max(0.0, time.monotonic() - before - cap_s))
+            if self._worker.late:
+                self._hung[kernel] = row.id
         self.run.rows.append(row)
         if time.monotonic() >= self._next_save:
             self._save()
@@ -193,6 +213,13 @@ class Session:
         """Seconds since the start."""
         return time.monotonic() - self._started
 
+    def _patience(self, cap_s: float) -> float:
+        """Seconds after which a row counts as hung."""
+        seconds = cap_s * 3 + SETUP_S
+        if self.options.seconds:
+            seconds = min(seconds, max(HUNG_S, HUNG_SHARE * self.options.seconds))
+        return seconds + (RESTART_S if self._worker.fresh else 0.0)
+
     def _cap(self) -> float:
         """The suite's cap; less where the run is behind its budget."""
         left = max(1, len(self.specs) - len(self.run.rows))
@@ -203,11 +230,13 @@ class Session:
     def introduction(self) -> list[str]:
         """What is measured, on what, and what is missing."""
         kept = f", {len(self.kept)} of them kept" if self.kept else ""
-        lines = [f"roofbench {metadata.version('roofbench')}, suite {self.suite.name}: {len(self.specs)} rows{kept}"]
+        lines = [f"roofbench {environment.version()}, suite {self.suite.name}: {len(self.specs)} rows{kept}"]
         for found in self.found:
             known = found.device.id if found.device else "not in the catalogue"
             units = f", {found.units} {'cores' if found.kind == 'cpu' else 'units'}" if found.units else ""
             lines.append(f"  {found.kind}: {found.name}{units}: {known}")
+        if self.run.environment["gpu"]:
+            lines.append(f"  {environment.of_gpu(self.run.environment['gpu'])}")
         if not any(found.device for found in self.found):
             lines.append("  so there is no % of spec; `roofbench devices add` writes a stub")
         if any(found.kind == "gpu" for found in self.found) and not any(
@@ -229,6 +258,10 @@ class Session:
         missing = {f"backend {b.name}": reason for b in wanted if (reason := b.missing())}
         for backend in dict.fromkeys(spec.backend for spec in self.specs):
             missing |= {f"rival {r.name}": line for r in RIVALS.get(backend, ()) if (line := r.missing())}
+        here = environment.describe()
+        if here["gpu"] is not None and "driver" not in here["gpu"]:
+            amd = here["gpu"]["toolkit"].startswith("ROCm")
+            missing["clocks, power, temperature"] = f"pip install {'amdsmi' if amd else 'nvidia-ml-py'}"
         return Run(
             created=now.isoformat(timespec="seconds"),
             command=_command(),
@@ -237,7 +270,7 @@ class Session:
             rivals=None if self.options.rivals is None else list(self.options.rivals),
             source=str(self.options.source) if self.options.source else None,
             device=_describe(self.found, self.device),
-            environment=environment.describe(),
+            environment=here,
             telemetry={"before": telemetry.host_load()},
             missing=missing,
         )

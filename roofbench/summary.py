@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from roofbench.backends import BACKENDS
+from roofbench.backends.base import VECTOR
 from roofbench.results import COUNTED, FAILURES, Row, Run
 
 _STYLE = {"OK": "green", "NOISY": "yellow", "THROTTLED": "yellow", "UNSUPPORTED": "dim"}
@@ -106,7 +107,12 @@ def _numbers(row: Row) -> tuple[str, ...]:
 
 
 def _status(row: Row) -> Text:
-    return Text(row.status, style=_STYLE.get(row.status, "bold red"))
+    return Text(row.status + "*" * _is_narrow(row), style=_STYLE.get(row.status, "bold red"))
+
+
+def _is_narrow(row: Row) -> bool:
+    """Whether its launch took another path than that of wide accesses."""
+    return row.path not in (None, VECTOR)
 
 
 def _case(row: Row) -> str:
@@ -130,11 +136,11 @@ def busy(run: Run) -> str | None:
 
 
 def machine(run: Run) -> list[str]:
-    """What each backend's probes found that its device can do."""
+    """What each backend's probes found that its device can do, and what an empty launch takes."""
     lines = []
-    for backend in dict.fromkeys(roof.backend for roof in run.roofs):
+    for backend in dict.fromkeys([*(roof.backend for roof in run.roofs), *run.floors_s]):
         mine = [roof for roof in run.roofs if roof.backend == backend]
-        rates = {roof.name: max(variant.rate for variant in roof.variants) for roof in mine}
+        rates = {roof.name: max(variant.rate for variant in roof.variants) for roof in mine if roof.variants}
         rows = [row for row in run.rows if (row.op, row.backend) == ("probe", backend)]  # measured for longer
         rates |= {row.case: 1e9 * row.gbps for row in rows if row.gbps is not None}
         rates |= {row.case: 1e12 * row.tflops for row in rows if row.tflops is not None}
@@ -142,11 +148,19 @@ def machine(run: Run) -> list[str]:
         parts = [f"{verb} {_number(rates[name] / 1e9)} GB/s" for name, verb in verbs.items() if name in rates]
         peak = max((rates[name] for name in ("fma", "matrix") if name in rates), default=None)
         parts += [f"{_flops(peak / 1e12)} of f32 multiply-adds"] if peak else []
-        how = ""
+        others = ((name.removeprefix("matrix_"), rate) for name, rate in rates.items() if name.startswith("matrix_"))
+        parts += [f"{_flops(rate / 1e12)} of {format}" for format, rate in others]
+        how = [", ".join(parts)] if parts else []
         if backend == "cpu":
-            how = f"; {run.environment['threads']} threads, {run.environment['isa']}"
+            how.append(f"{run.environment['threads']} threads, {run.environment['isa']}")
+        if run.floors_s.get(backend):
+            how.append(f"an empty launch takes {_number(run.floors_s[backend] * 1e6, 2)} µs")
         name = "This machine" if _alone(run.rows) else _heading(backend)
-        lines.append(f"{name}: {', '.join(parts)}{how}.")
+        lines += [f"{name}: {'; '.join(how)}."] if how else []
+        for roof in mine:
+            if roof.failed:
+                of, reason = len(roof.variants) + len(roof.failed), next(iter(roof.failed.values()))
+                lines.append(f"{len(roof.failed)} of {of} variants of the probe {roof.name} failed: {reason}")
     return lines
 
 
@@ -162,6 +176,10 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     if noisy:
         parts = ", ".join(f"{count} {kind}" for kind, count in noisy.most_common())
         lines.append(f"NOISY rows: {parts}. Close other programs, or take a longer suite.")
+    for path in dict.fromkeys(row.path for row in rows if _is_narrow(row)):
+        ids = [row.id for row in rows if row.path == path]
+        more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+        lines.append(f"* {path}: {ids[0]}{more}: its sizes or addresses allow no wide loads and stores.")
     bad = [row for row in rows if row.status in (*FAILURES, "THROTTLED", "UNSUPPORTED")]
     for status, reason in dict.fromkeys((row.status, row.reason) for row in bad):
         ids = [row.id for row in bad if (row.status, row.reason) == (status, reason)]

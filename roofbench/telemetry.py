@@ -19,10 +19,15 @@ class Reading(NamedTuple):
     Args:
         clock_mhz: of the units that compute.
         throttled: the device says that it holds itself back.
+        reasons: what keeps its clock from being higher; None where it does not say.
     """
 
     clock_mhz: float | None
     throttled: bool = False
+    memory_clock_mhz: float | None = None
+    power_w: float | None = None
+    temperature_c: float | None = None
+    reasons: tuple[str, ...] | None = None
 
 
 class Telemetry(Protocol):

@@ -24,6 +24,10 @@ class Clock(Protocol):
 
     def sleep(self, seconds: float) -> None: ...
 
+    def forget(self) -> None:
+        """Drop what is kept of earlier launches, and with it their memory."""
+        ...
+
 
 class WallClock:
     """The host's monotonic clock: right for kernels that have finished when their call returns."""
@@ -44,6 +48,9 @@ class WallClock:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
+
+    def forget(self) -> None:
+        pass
 
 
 def _step() -> float:

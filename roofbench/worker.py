@@ -7,18 +7,19 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from roofbench.backends.base import Claim
+from roofbench.backends.base import Claim, Ways
 from roofbench.devices import Device
 from roofbench.engine import Rules
 from roofbench.op import TYPES
 from roofbench.results import Row, RunRoof
 from roofbench.rows import Bench, RowSpec
+from roofbench.trials import Stands, Trial
 
 # Idle threads of one OpenMP runtime spin for milliseconds and so steal from the next contestant, whose
 # runtime may be another (torch brings its own). They must sleep soon; the engine wakes them before it times.
@@ -28,12 +29,19 @@ ENVIRONMENT = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1", "OPENBLAS_THREAD
 OURS = (signal.SIGINT, signal.SIGHUP)  # the parent's to handle: a terminal sends them to the child too
 
 
+TRIAL_S, START_S = 60.0, 180.0  # of a configuration, and of a new process to probe the roofs before
+LEAVE_S = 10.0  # for a process that was killed to go: a driver may have to stop a kernel first
+
+
 class WorkerError(Exception):
     """The child died or ran out of time; the message says which."""
 
 
 class Worker:
-    """A child process with a `Bench`, started when it is first needed and again after it died."""
+    """A child process with a `Bench`, started when it is first needed and again after it died.
+
+    It is also started again after a fault that leaves a device unusable to its process.
+    """
 
     def __init__(
         self,
@@ -46,10 +54,16 @@ class Worker:
         self._arguments = (device, llc_bytes, seed, rivals, source)
         self._process: Any = None
         self._pipe: Connection | None = None
+        self.late = False  # the last call took too long
 
-    def calibrate(self, backend: str, timeout_s: float = 120.0) -> list[RunRoof]:
-        """Roofs of a backend, every variant with its rate. Raises WorkerError."""
-        roofs: list[RunRoof] = self._call("calibrate", (backend,), timeout_s)
+    @property
+    def fresh(self) -> bool:
+        """Whether the next call starts a process."""
+        return self._process is None
+
+    def calibrate(self, backend: str, timeout_s: float = 180.0) -> tuple[list[RunRoof], float]:
+        """Roofs of a backend, every variant with its rate, and seconds of an empty launch. Raises WorkerError."""
+        roofs: tuple[list[RunRoof], float] = self._call("calibrate", (backend,), timeout_s)
         return roofs
 
     def claims(self, timeout_s: float = 120.0) -> list[tuple[str, str]]:
@@ -78,13 +92,27 @@ class Worker:
             return spec.blank("ERROR", str(error))
         return row
 
+    def ways(self, spec: RowSpec, timeout_s: float = 120.0) -> Ways | str:
+        """What a sweep may try, or why there is nothing. Raises WorkerError."""
+        found: Ways | str = self._call("ways", (spec,), timeout_s)
+        return found
+
+    def trial(self, spec: RowSpec, config: str, way: Mapping[str, int], rules: Rules, *, roof: bool) -> Trial:
+        """One configuration; ERROR where the child crashed or took too long."""
+        try:
+            trial: Trial = self._call("trial", (spec, config, way, rules, roof), TRIAL_S + START_S * self.fresh)
+        except WorkerError as error:
+            return Trial(config=config, status="ERROR", reason=str(error))
+        return trial
+
     def close(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.join()
+            self._process.join(LEAVE_S)
         self._process = self._pipe = None
 
     def _call(self, method: str, arguments: tuple[Any, ...], timeout_s: float) -> Any:
+        self.late = False
         if self._process is None:
             self._start()
         assert self._pipe is not None
@@ -92,13 +120,16 @@ class Worker:
             self._pipe.send((method, arguments))
             if not self._pipe.poll(timeout_s):
                 self.close()
+                self.late = True
                 raise WorkerError(f"no result after {timeout_s:.0f} s")
-            answer = self._pipe.recv()
+            answer, usable = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join()
             code = self._process.exitcode
             self.close()
             raise WorkerError(f"the process {_death(code)}") from None
+        if not usable:
+            self.close()
         if isinstance(answer, BaseException):
             raise answer
         return answer
@@ -134,6 +165,8 @@ def _serve(pipe: Connection, arguments: tuple[Any, ...]) -> None:
     bench = Bench(*arguments)
     answers: dict[str, Callable[..., Any]] = {"calibrate": _calibrate, "claims": _claims, "measure": Bench.measure}
     answers["numerics"] = Bench.numerics
+    stands = Stands(bench)
+    answers |= {"ways": lambda _, spec: stands.ways(spec), "trial": lambda _, *given: stands.trial(*given)}
     while True:
         try:
             method, parameters = pipe.recv()
@@ -144,7 +177,7 @@ def _serve(pipe: Connection, arguments: tuple[Any, ...]) -> None:
         except Exception as error:  # noqa: BLE001 - the parent decides
             answer = WorkerError(f"{type(error).__name__}: {error}")
         try:
-            pipe.send(answer)
+            pipe.send((answer, bench.usable()))
         except OSError:
             return
 
@@ -157,9 +190,14 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def _calibrate(bench: Bench, backend: str) -> list[RunRoof]:
-    roofs = bench.calibrate(backend).roofs
-    return [RunRoof(backend=backend, name=name, variants=roof.variants) for name, roof in roofs.items()]
+def _calibrate(bench: Bench, backend: str) -> tuple[list[RunRoof], float]:
+    found = bench.calibrate(backend)
+    tried = {name: roof.variants for name, roof in found.roofs.items()}
+    roofs = [
+        RunRoof(backend=backend, name=name, variants=tried.get(name, []), failed=found.failed.get(name, {}))
+        for name in dict.fromkeys([*tried, *found.failed])
+    ]
+    return roofs, found.floor_s
 
 
 def _claims(bench: Bench, source: Path) -> list[tuple[str, str]] | str:

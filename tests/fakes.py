@@ -53,6 +53,9 @@ class FakeClock:
         self.slept += seconds
         self.time += seconds
 
+    def forget(self):
+        pass
+
     def _read(self):
         return self.time // self.step * self.step if self.step else self.time
 
@@ -139,11 +142,19 @@ class FakeGpu(Gpu):
         call()
         return self.time - before
 
-    def clock_mhz(self):
-        return 1500.0
+    def sensors(self):
+        return FakeSensors()
 
-    def throttled(self):
-        return False
+    def facts(self):
+        return {"name": "Fake", **self.sensors().facts()}
+
+
+class FakeSensors:
+    def read(self):
+        return Reading(1500.0, False, 2600.0, 350.5, 61.0, ("power cap",))
+
+    def facts(self):
+        return {"driver": "600.1", "ecc": True, "power_limit_w": 700.0, "persistence_mode": True}
 
 
 class FakeBackend(Backend):

@@ -4,11 +4,12 @@
 import pytest
 
 from roofbench import ceilings
+from roofbench.backends.base import Launch
 from roofbench.ceilings import Roof, Spec, calibrate, impossible, roof_of, spec_of
 from roofbench.devices import device_of
 from roofbench.engine import Lane
 from roofbench.op import TYPES, Case, Traffic
-from roofbench.ops.probe import KINDS
+from roofbench.ops.probe import KINDS, probes
 
 
 def roof(name, rate, format="f32"):
@@ -53,6 +54,25 @@ def test_the_peak_of_another_type_is_no_roof():
     assert roof_of(Traffic(10**6, 10**6), flops, "bf16", ROOFS, {}) == ("compute", None)
     specs = {"bandwidth": 40.0, "compute": 10**6}
     assert roof_of(Traffic(10**6, 10**6), flops, "bf16", ROOFS, specs) == ("bandwidth", ROOFS["copy"])
+
+
+def test_the_peak_of_the_activations_type_is_the_roof():
+    peaks = {f"matrix_{format}": roof("matrix", rate, format) for format, rate in (("bf16", 900e12), ("fp8", 1.8e15))}
+    roofs = {**ROOFS, **peaks}
+    for format, name in (("f32", "fma"), ("bf16", "matrix_bf16"), ("int4", "matrix_bf16"), ("fp8_w8a8", "matrix_fp8")):
+        bound, found = roof_of(Traffic(10**6, 10**6), 10**15, TYPES["gemm"][format].x, roofs, {})
+        assert (bound, found) == ("compute", roofs[name]), format
+    for format in ("f16", "mxfp8_w8a8", "nvfp4_w4a4"):  # no probe has these
+        assert roof_of(Traffic(10**6, 10**6), 10**15, TYPES["gemm"][format].x, roofs, {}) == ("compute", None)
+
+
+def test_the_cores_have_peaks_of_f32_alone():
+    from support import CPU
+
+    for format in TYPES["probe"]:
+        assert bool(CPU.probe_variants("matrix", format)) == (format == "f32")
+    names = {case.name for case in probes(1 << 20, 1 << 20)}
+    assert names == {"read", "write", "copy", "triad", "fma", "matrix", "matrix_f16", "matrix_bf16", "matrix_fp8"}
 
 
 class TestSpec:
@@ -124,7 +144,8 @@ def test_calibration_measures_every_variant_and_keeps_the_best():
     """On this machine, whatever it is: at least eight ways to read."""
     from support import CPU
 
-    found = calibrate(CPU, CPU.clock(), 1 << 20, kinds=("read", "fma"))
+    found, failed = calibrate(CPU, CPU.clock(), 1 << 20, kinds=("read", "fma"))
+    assert not failed
     assert found.keys() == {"read", "fma"}
     read = found["read"]
     assert len(read.variants) >= 8
@@ -132,6 +153,34 @@ def test_calibration_measures_every_variant_and_keeps_the_best():
     assert read.rate == max(variant.rate for variant in read.variants)
     assert read.way == CPU.probe_variants("read", "f32")[read.lane.name]
     assert sum(variant.best for variant in read.variants) == 1
+
+
+def test_a_variant_that_fails_costs_no_other():
+    from fakes import FakeBackend
+
+    class Some(FakeBackend):
+        broken = ("narrow",)
+
+        def probe_variants(self, kind, format):
+            return {"narrow": {"variant": 0}, "wide": {"variant": 1}} if kind == "read" else {}
+
+        def bind(self, op, format, dims, arrays):
+            def call():
+                if ("narrow", "wide")[dims["variant"]] in self.broken:
+                    raise RuntimeError("out of resource: shared memory")
+                self.machine.clock.spend(1e-3)
+
+            return Launch(call, arrays)
+
+    some = Some()
+    found, failed = calibrate(some, some.clock(), 1 << 14)
+    assert failed == {"read": {"narrow": "RuntimeError: out of resource: shared memory"}}
+    assert [(variant.name, variant.best) for variant in found["read"].variants] == [("wide", True)]
+    assert found["read"].way == {"variant": 1}
+    some.broken = ("narrow", "wide")
+    found, failed = calibrate(some, some.clock(), 1 << 14)
+    assert not found
+    assert list(failed["read"]) == ["narrow", "wide"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

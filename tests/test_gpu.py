@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Memory and time of GPUs, on a device that is the host."""
 
+import gc
+import sys
+import weakref
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -9,12 +14,16 @@ torch = pytest.importorskip("torch", reason="pip install torch")
 from fakes import FakeGpu  # noqa: E402
 
 from roofbench.backends.gpu import Gpu, GpuTelemetry, GraphClock, put  # noqa: E402
+from roofbench.backends.numpy_ import NumPy  # noqa: E402
 from roofbench.engine import MeasurementError  # noqa: E402
 from roofbench.formats import DTYPES  # noqa: E402
+from roofbench.gate import RIVAL_TOLERANCE  # noqa: E402
 from roofbench.hazards import expected, inputs  # noqa: E402
-from roofbench.numerics import Limit  # noqa: E402
+from roofbench.mlx_ import EvalClock  # noqa: E402
+from roofbench.numerics import Limit, to_f64  # noqa: E402
 from roofbench.op import Case  # noqa: E402
-from roofbench.rivals import DeviceCopy, TorchGpu  # noqa: E402
+from roofbench.rivals import MLX_ROUNDS, DeviceCopy, MlxGpu, TorchGpu  # noqa: E402
+from roofbench.telemetry import Reading  # noqa: E402
 
 NOTHING = lambda tensors: lambda: None  # noqa: E731
 
@@ -73,6 +82,38 @@ def test_launches_are_captured_once_for_each_order():
     assert done[-3:] == [2, 1, 0]
 
 
+def test_a_row_leaves_no_launches_behind():
+    """They would keep its memory."""
+    gpu = FakeGpu()
+    clock = GraphClock(gpu)
+    launch = put(gpu, [{"a": np.zeros(4, np.float32)}], lambda tensors: lambda: gpu.spend(1e-4))[0]
+    alive = weakref.ref(launch)
+    clock.run([launch])
+    clock.forget()
+    del launch
+    gc.collect()
+    assert alive() is None
+
+
+def test_another_launch_on_the_same_memory():
+    a = np.ones(4, np.float32)
+    (first,) = put(FakeGpu(), [{"a": a}], lambda t: lambda: t["a"].fill_(2))
+    second = first.again(lambda: first.arrays["a"].fill_(3))
+    second()
+    assert first.output("a").tolist() == second.output("a").tolist() == [3] * 4
+    first()
+    assert second.output("a").tolist() == [2] * 4
+
+
+def test_a_device_that_a_fault_has_ended():
+    class Broken(FakeGpu):
+        def synchronize(self):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    assert FakeGpu().usable()
+    assert not Broken().usable()
+
+
 def test_a_graph_that_events_contradict_is_an_error():
     gpu = FakeGpu(graph_share=0.5)  # a graph that does half of the work
     with pytest.raises(MeasurementError, match="a graph of 1 launches takes 500.0 us, one by one .* 1000.0 us"):
@@ -80,13 +121,11 @@ def test_a_graph_that_events_contradict_is_an_error():
 
 
 def test_what_the_driver_does_not_say_is_none():
-    class Mute(FakeGpu):
-        clock_mhz, throttled = Gpu.clock_mhz, Gpu.throttled
+    class Unknown(FakeGpu):
+        sensors = Gpu.sensors
 
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU, whose driver says something")
-    assert GpuTelemetry(Mute()).read() == (None, False)
-    assert GpuTelemetry(FakeGpu()).read() == (1500.0, False)
+    assert GpuTelemetry(Unknown()).read() == Reading(None)
+    assert GpuTelemetry(FakeGpu()).read() == Reading(1500.0, False, 2600.0, 350.5, 61.0, ("power cap",))
 
 
 def test_without_a_device_the_reason_is_said():
@@ -122,6 +161,72 @@ def test_rivals_on_the_device_do_the_same_work_on_our_tensors(op, format, dims):
             continue
         loose = Limit(100 * dims.get("K", 0))
         assert known[name].error(output.reshape(arrays[name].shape), loose) <= 1
+
+
+class MlxHost(MlxGpu):
+    """The same on the CPU, which MLX has everywhere."""
+
+    device = "cpu"
+
+
+MLX = [
+    *(("gemv", format, {"M": m, "N": 48, "K": 64})
+      for format in ("f32", "f16", "bf16", "int8", "int4", "mxfp8", "mxfp4") for m in (1, 3)),
+    ("gemm", "bf16", {"B": 2, "M": 5, "N": 48, "K": 64, "w_batch": 1}),
+    ("gemm", "int4", {"B": 2, "M": 5, "N": 48, "K": 64, "w_batch": 1}),
+]  # fmt: skip
+
+
+@pytest.fixture
+def mx():
+    return pytest.importorskip("mlx.core", reason="pip install 'mlx[cpu]'")
+
+
+@pytest.mark.parametrize(("op", "format", "dims"), MLX)
+def test_mlx_does_the_same_work_on_its_own_copies(mx, op, format, dims):
+    arrays = [inputs(op, format, dims, np.random.default_rng(i)) for i in range(2)]
+    launches = put(FakeGpu(), arrays, NOTHING)
+    bound = MlxHost().bind(Case(op, format, "test", dims), [launch.arrays for launch in launches])
+    assert len(bound) == 2 * MLX_ROUNDS
+    assert bound[2] is bound[0] is not bound[1]
+    for one, its in zip(bound, arrays, strict=False):
+        assert one.clock.run([one.call] * 3) > 0
+        NumPy().bind(op, format, dims, its)()
+        right, theirs = to_f64(its["y"]), to_f64(one.outputs()["y"]).reshape(its["y"].shape)
+        assert np.square(theirs - right).mean() <= RIVAL_TOLERANCE**2 * np.square(right).mean()
+
+
+def test_mlx_evaluates_all_of_a_batch(mx):
+    """Products that nothing asks for are never made."""
+    done = []
+    clock = EvalClock(
+        SimpleNamespace(**{**vars(mx), "eval": lambda batch: (done.append(len(batch)), mx.eval(batch))}), mx.cpu
+    )
+    done.clear()
+    x = mx.ones((256, 256))
+    few, many = (min(clock.run([lambda: x @ x] * n) for _ in range(5)) for n in (1, 40))
+    assert done == [1] * 5 + [40] * 5
+    assert many > 5 * few or few < 2 * 5 * clock.resolution_s
+    assert clock.resolution_s > 0
+
+
+def test_what_mlx_has_not_is_left_out(mx):
+    for op, format, dims in (
+        ("gemv", "nvfp4", {"M": 1, "N": 48, "K": 64}),
+        ("gemv", "fp8", {"M": 1, "N": 48, "K": 64}),
+        ("gemv", "bf16", {"M": 0, "N": 48, "K": 64}),
+        ("gemm", "bf16", {"B": 2, "M": 5, "N": 48, "K": 64, "w_batch": 2}),
+    ):
+        launch = put(FakeGpu(), [inputs(op, format, dims, np.random.default_rng(0))], NOTHING)[0]
+        assert MlxHost().bind(Case(op, format, "test", dims), [launch.arrays]) == []
+
+
+def test_an_mlx_without_cuda_says_what_it_takes(mx, monkeypatch):
+    monkeypatch.setattr(mx, "is_available", lambda device: device != mx.gpu)
+    assert MlxGpu().missing() == "this mlx has no CUDA: pip install 'mlx[cuda]' (for NVIDIA's GPUs)"
+    assert MlxHost().missing() is None
+    monkeypatch.setitem(sys.modules, "mlx.core", None)
+    assert MlxGpu().missing() == MlxGpu.install
 
 
 @pytest.mark.parametrize("op", ["kv_append", "kv_gather"])

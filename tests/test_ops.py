@@ -11,7 +11,7 @@ from roofbench.numerics import Exact, guards_intact
 from roofbench.op import SUITES, TYPES, Case, Traffic, instances_for
 from roofbench.ops import OPS, op_of
 from roofbench.ops._product import WARM_PAIRS, chosen
-from roofbench.ops.probe import KINDS, PEAKS, probes
+from roofbench.ops.probe import KINDS, PEAKS, kind_of, probes
 
 GEMV = {"M": 1, "N": 4096, "K": 4096}
 KV = {"num_tokens": 4096, "num_heads": 8, "head_size": 128, "num_blocks": 288, "block_size": 16}
@@ -111,12 +111,16 @@ def test_fp8_copies_are_set_against_the_triad():
     assert OPS["kv_append"].traffic(Case("kv_append", "bf16", "", KV)).mix == "copy"
 
 
-@pytest.mark.parametrize(
-    ("touched", "cold", "count"), [(10, 5, 1), (10, 10, 1), (10, 11, 3), (10, 100, 11), (0, 9, 10)]
-)
+@pytest.mark.parametrize(("touched", "cold", "count"), [(10, 5, 1), (10, 10, 1), (10, 11, 3), (10, 100, 11), (0, 9, 1)])
 def test_buffers_to_rotate(touched, cold, count):
     """One if it overflows the caches by itself, else as many as do, and one more."""
     assert instances_for(touched, cold) == count
+
+
+def test_peaks_need_no_memory():
+    """They touch none, so that no number of them would overflow a cache."""
+    (peak,) = (case for case in probes(1 << 20, 1 << 20) if case.name == "fma")
+    assert OPS["probe"].footprint(peak, 1 << 30) == 8
 
 
 @pytest.mark.parametrize(("op", "format"), every_format())
@@ -277,14 +281,16 @@ def test_kv_cases_are_4k_and_32k():
 def test_probes(cold):
     kinds = []
     for case in probes(*CPU.probe_sizes(cold)):
-        kinds.append(case.name)
+        kinds.append(kind_of(case))
         traffic, contract = OPS["probe"].traffic(case), OPS["probe"]
-        if case.name in PEAKS:
+        if kind_of(case) in PEAKS:
             assert contract.flops(case) == 2 * case.dims["n"] > 1e9
+            assert case.name == (kinds[-1] if case.format == "f32" else f"{kinds[-1]}_{case.format}")
         else:
             assert traffic.mix == case.name
             assert 30e6 < traffic.bytes < 600e6
-    assert tuple(kinds) == KINDS
+    assert tuple(dict.fromkeys(kinds)) == KINDS
+    assert kinds.count("matrix") == len(TYPES["probe"]) == len(kinds) - 5
 
 
 def test_references_do_not_depend_on_backends():

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Which rows a person's words give, and what is said of words that give none."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,9 @@ def test_the_reference_is_not_measured_unasked():
         ({"device": "gtx-480"}, "unknown device 'gtx-480'"),
         ({"rivals": ("blis",)}, "unknown rival 'blis'"),
         ({"seed": -1}, "--seed -1 must be from 0 to"),
+        ({"seconds": 0.0}, "--seconds 0 must be a positive number"),
+        ({"seconds": math.nan}, "--seconds nan must be a positive number"),
+        ({"seconds": math.inf}, "--seconds inf must be a positive number"),
         ({"seed": 2**63}, "--seed 9223372036854775808 must be from 0 to"),
         ({"source": Path("my.cu")}, "my.cu: only .c files can be measured by this version"),
         ({"source": Path("my.C")}, "my.C: only .c files can be measured by this version"),

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from roofbench import results
-from roofbench.results import SCHEMA, Row, RowRival, RowRoof, Run
+from roofbench.results import SCHEMA, Look, Row, RowRival, RowRoof, RowTelemetry, Run
 
 
 def run(**changes):
@@ -55,6 +55,27 @@ def test_every_key_of_the_schema_is_there(tmp_path):
         assert key in row
     assert row["roof"].keys() >= {"name", "spec", "measured", "clock"}
     assert row["gbps"] is row["median_s"] is row["numerics"] is None
+
+
+def test_looks_at_a_device_are_read_back(tmp_path):
+    path = tmp_path / "run.json"
+    it = run(floors_s={"triton": 2e-6})
+    look = Look(sm_clock_mhz=1980.0, power_w=612.3, temperature_c=54.0, throttle_reasons=["power cap"])
+    it.rows[0].telemetry = RowTelemetry(before=Look(), during=look, after=look)
+    it.rows[0].path = "unaligned"
+    results.save(it, path)
+    assert results.load(path) == it
+    assert json.loads(path.read_text())["rows"][0]["telemetry"]["before"]["memory_clock_mhz"] is None
+
+
+def test_a_field_that_is_not_known_may_be_a_later_version_s(tmp_path):
+    path = tmp_path / "run.json"
+    results.save(run(), path)
+    path.write_text(path.read_text().replace('"path"', '"route"'))
+    with pytest.raises(
+        ValueError, match="unknown field `route`.*; if a later roofbench wrote it: pip install --upgrade"
+    ):
+        results.load(path)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -13,8 +13,10 @@ from roofbench.backends.numpy_ import NumPy
 from roofbench.numerics import Limit, poison
 from roofbench.op import Case
 from roofbench.ops import OPS
+from roofbench.results import Look
 from roofbench.rivals import Bound, Rival
 from roofbench.rows import RowSpec
+from roofbench.telemetry import Reading
 
 
 def row_case():
@@ -170,6 +172,64 @@ class TestDeviceMemory:
         self.Backend().run("gemv", "f32", arrays)
         known = OPS["gemv"].reference("f32", arrays)["y"]
         assert known.error(arrays["y"], Limit(64)) <= 1
+
+
+class TestDeviceSays:
+    """What the driver said before, during and after a row."""
+
+    class Telling(FakeBackend):
+        def telemetry(self):
+            looks = itertools.chain(
+                [Reading(300.0, False, 2600.0, 70.0, 35.0, ("idle",))],
+                [
+                    Reading(1900.0, False, 2600.0, 650.0, None, ("power cap",)),
+                    Reading(1980.0, True, None, 690.0, None, ()),
+                ],
+                itertools.repeat(Reading(1980.0, False, 2600.0, 700.0, 60.0, ())),
+            )
+            self.read = lambda: next(looks)
+            return self
+
+        nominal_mhz = None
+
+    def test_looks_are_summed_up(self):
+        result = FakeBench(self.Telling()).measure(RowSpec(row_case(), "fake"), RULES)
+        said = result.telemetry
+        assert said.before == Look(sm_clock_mhz=300, memory_clock_mhz=2600, power_w=70, temperature_c=35,
+                                   throttle_reasons=["idle"])  # fmt: skip
+        assert (said.during.sm_clock_mhz, said.during.power_w, said.during.temperature_c) == (1980, 700, 60)
+        assert said.during.throttle_reasons == ["power cap"]  # of one round, which was thrown away or not
+        assert said.after.throttle_reasons == []
+        assert result.clock_mhz == 1980
+
+    def test_cores_have_a_clock_only(self):
+        class Cores(self.Telling):
+            accelerator = False
+
+        result = FakeBench(Cores()).measure(RowSpec(row_case(), "fake"), RULES)
+        assert result.telemetry is None
+        assert result.clock_mhz == 1980
+
+
+@pytest.mark.parametrize(("paths", "path"), [((None, None), None), (("vector",) * 2, "vector"), (("vector", "x"), "x")])
+def test_the_path_of_a_row_is_that_of_its_launches(paths, path):
+    class Named(FakeBackend):
+        def bind_all(self, *given):
+            launches = super().bind_all(*given)
+            for launch, name in zip(launches, [*paths[:1], *paths[1:] * len(launches)], strict=False):
+                launch.path = name
+            return launches
+
+    result = FakeBench(Named()).measure(RowSpec(row_case(), "fake"), RULES)
+    assert result.buffers > 1
+    assert result.path == path
+
+
+def test_a_row_that_is_over_keeps_no_memory(monkeypatch):
+    forgotten, backend = [], FakeBackend(kernel=lambda *_: None)  # of failing rows, too
+    monkeypatch.setattr(backend.machine.clock, "forget", lambda: forgotten.append(1))
+    assert FakeBench(backend).measure(RowSpec(row_case(), "fake"), RULES).status == "INCORRECT"
+    assert forgotten == [1]
 
 
 def test_rows_have_no_invented_numbers():

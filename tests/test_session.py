@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from roofbench import progress, results, session, sources
+from roofbench import environment, progress, results, session, sources
 from roofbench.backends import backend_of
 from roofbench.op import Case
 from roofbench.plan import Options
@@ -24,7 +24,7 @@ def quick(tmp_path, monkeypatch):
     monkeypatch.setattr(session, "LOCK", tmp_path / "roofbench.lock")
     lines = []
     made = Session(Options(ops=("kv_append",), formats=("bf16",)), tmp_path / "run.json", say=lines.append)
-    made._worker.calibrate = lambda _: []
+    made._worker.calibrate = lambda _: ([], 1e-6)
     made.lines = lines
     yield made
     made.finish()
@@ -33,7 +33,7 @@ def quick(tmp_path, monkeypatch):
 def again(made, path, **changes):
     """A session like another one, that does not probe either."""
     new = Session(made.options, path, made.lines.append, **changes)
-    new._worker.calibrate = lambda _: []
+    new._worker.calibrate = lambda _: ([], 1e-6)
     return new
 
 
@@ -55,6 +55,7 @@ class TestSession:
         assert not results.load(quick.path).finished
         quick.finish()
         assert results.load(quick.path).finished
+        assert results.load(quick.path).floors_s == {"cpu": 1e-6}  # an empty launch
 
     def test_saving_takes_a_small_share_of_a_long_run(self, quick, monkeypatch):
         """A file that takes a second to write is written every 20 seconds, and at the end."""
@@ -124,6 +125,48 @@ class TestSession:
         quick.finish()
         assert not results.load(quick.path).finished
         assert session.resume(quick.path, quick.options).rows == []
+
+    def test_what_a_run_may_take_can_be_said(self, quick, tmp_path, monkeypatch):
+        now = [1.0]
+        monkeypatch.setattr(session.time, "monotonic", lambda: now[0])
+        made = Session(Options(ops=("kv_append",), seconds=600), tmp_path / "s.json")
+        made.say, made._worker.measure, made._worker.calibrate = quick.say, fake_row, lambda _: ([], 1e-6)
+        made.start()
+        now[0] += 590
+        assert made.measure(made.specs[0]).status == "OK"
+        now[0] += 20
+        assert "left out: the run has taken its 600 s" in made.measure(made.specs[1]).reason
+        made.finish()
+
+    def test_a_kernel_that_hung_is_not_tried_again(self, quick):
+        asked = []
+
+        def hangs(spec, rules, timeout_s):
+            asked.append((spec.case.name, timeout_s))
+            quick._worker.late = True
+            return spec.blank("ERROR", "no result")
+
+        quick._worker.measure = hangs
+        quick.start()
+        dims = quick.specs[0].case.dims
+        for format, name in (("bf16", "a"), ("bf16", "b"), ("fp8", "c")):
+            quick.measure(RowSpec(Case("kv_append", format, name, dims), "cpu"))
+        assert [name for name, _ in asked] == ["a", "c"]
+        assert quick.run.rows[1].status == "ERROR"
+        assert quick.run.rows[1].reason == "left out: kv_append-cpu-bf16-a-cold took too long"
+        quick.specs = [
+            RowSpec(Case("kv_append", f, n, dims), "cpu") for f, n in (("bf16", "a"), ("bf16", "b"), ("fp8", "c"))
+        ]
+
+    def test_how_long_a_row_may_take(self, quick):
+        assert quick._patience(1.0) == 3 + session.SETUP_S + session.RESTART_S  # its process must start
+        quick._worker._process = True
+        assert quick._patience(1.0) == 3 + session.SETUP_S
+        quick.options = Options(seconds=400)
+        assert quick._patience(1.0) == 50
+        quick.options = Options(seconds=10)
+        assert quick._patience(1.0) == session.HUNG_S
+        quick._worker._process = None
 
     def test_a_run_within_its_budget_leaves_nothing_out(self, quick, monkeypatch):
         now = [1.0]
@@ -219,6 +262,14 @@ class TestSession:
         monkeypatch.setattr(session.RIVALS["cpu"][0], "missing", lambda: "pip install torch", raising=False)
         made = Session(quick.options, quick.path, say=lambda _: None)
         assert "  missing rival torch: pip install torch" in made.introduction()
+
+    @pytest.mark.parametrize(("toolkit", "package"), [("CUDA 13.0", "nvidia-ml-py"), ("ROCm 7.0", "amdsmi")])
+    def test_a_gpu_that_says_nothing(self, quick, monkeypatch, toolkit, package):
+        here = {**environment.describe(), "gpu": {"name": "?", "toolkit": toolkit}}
+        monkeypatch.setattr(session.environment, "describe", lambda: here)
+        made = Session(quick.options, quick.path, say=lambda _: None)
+        assert f"  missing clocks, power, temperature: pip install {package}" in made.introduction()
+        assert f"  {toolkit}" in made.introduction()
 
     def test_environment_is_recorded(self, quick):
         run = quick.run

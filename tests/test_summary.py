@@ -146,6 +146,37 @@ def test_the_fastest_rival_is_shown():
     assert summary._rival(row(rivals=rivals)) == "0.5 fast"
 
 
+def test_rows_that_are_not_wide_are_marked():
+    rows = [row(path="vector"), row(path="unaligned", case="m/l/M2"), row(path="unaligned", case="m/l/M3"), row()]
+    out = shown(rows)
+    assert [line.split()[-1] for line in out.splitlines() if line.startswith("gemv  ")] == ["OK", "OK*", "OK*", "OK"]
+    line = "* unaligned: gemv-cpu-f32-m/l/M2-cold and 1 more: its sizes or addresses allow no wide loads and stores."
+    assert line in out
+    assert "unaligned" not in shown([row(path="vector"), row()])
+
+
+def test_peaks_of_types_and_an_empty_launch():
+    roofs = [*ROOFS, roof("matrix_bf16", 2e12), roof("matrix_fp8", 4.4e12)]
+    it = run([row()], roofs=roofs)
+    it.floors_s = {"cpu": 3.21e-6, "numpy": 0.0}
+    (line,) = summary.machine(it)
+    assert "489 GFLOP/s of f32 multiply-adds, 2 TFLOP/s of bf16, 4.4 TFLOP/s of fp8; 2 threads" in line
+    assert line.endswith("x86-64-v4; an empty launch takes 3.2 µs.")
+
+
+def test_variants_of_probes_that_failed_are_told_of():
+    broken = roof("copy", 35e9)
+    broken.failed = {"wide": "RuntimeError: out of resource", "wider": "RuntimeError: no"}
+    lost = roof("triad")
+    lost.failed = {"wide": "RuntimeError: no"}
+    lines = summary.machine(run([row()], roofs=[broken, lost]))
+    assert lines[0].startswith("This machine: copies 35 GB/s; ")
+    assert lines[1:] == [
+        "2 of 3 variants of the probe copy failed: RuntimeError: out of resource",
+        "1 of 1 variants of the probe triad failed: RuntimeError: no",
+    ]
+
+
 def test_what_the_machine_can_do_comes_first():
     assert summary.machine(run([row()], roofs=ROOFS)) == [MACHINE]
     out = shown([row(pct_measured=50.0)], roofs=ROOFS)

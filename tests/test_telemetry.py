@@ -4,7 +4,7 @@
 import itertools
 
 from roofbench import telemetry
-from roofbench.telemetry import CpuTelemetry, Silent
+from roofbench.telemetry import CpuTelemetry, Reading, Silent
 
 
 def cpu(mhz, **options):
@@ -28,7 +28,8 @@ def test_no_clock_is_expected_of_a_core_of_either_kind():
 
 
 def test_a_device_that_says_nothing_is_not_throttled():
-    assert Silent().read() == (None, False)
+    assert Silent().read() == Reading(None)
+    assert not Silent().read().throttled
     assert Silent().nominal_mhz is None
 
 

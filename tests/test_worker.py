@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,9 +48,47 @@ def test_a_kernel_that_dies_costs_its_row_only(tmp_path, name):
         row = worker.measure(SPEC, Rules(cap_s=0.05), timeout_s=10)
         assert row.status == "ERROR"
         assert says in row.reason
+        assert worker.late == (name == "hang")
         assert time.monotonic() - start < 30
         worker._arguments = (None, 1 << 16, 0, (), None)  # the next row has our kernel
         assert worker.measure(SPEC, Rules(cap_s=0.05), timeout_s=60).status in ("OK", "NOISY")
+    finally:
+        worker.close()
+
+
+FAULTY = """
+from roofbench import rows
+from roofbench.backends import backend_of
+
+cpu = backend_of("cpu")
+bind, broken = type(cpu).bind, []
+
+def once(self, op, format, dims, arrays):
+    if format == "f16":
+        broken.append(op)
+        raise RuntimeError("an illegal memory access was encountered")
+    return bind(self, op, format, dims, arrays)
+
+type(cpu).bind = once
+type(cpu).usable = lambda self: not broken
+"""
+
+
+def test_a_fault_that_ends_the_use_of_a_device_costs_one_row(tmp_path, monkeypatch):
+    """The next one has a process of its own, and so a device that works."""
+    (tmp_path / "sitecustomize.py").write_text(FAULTY)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    worker = Worker(None, 1 << 16, rivals=())
+    try:
+        assert worker.fresh
+        assert worker.measure(SPEC, Rules(cap_s=0.05), timeout_s=60).status in ("OK", "NOISY")
+        assert not worker.fresh
+        bad = RowSpec(replace(SPEC.case, format="f16"), "cpu")
+        assert "illegal memory access" in worker.measure(bad, Rules(cap_s=0.05), timeout_s=60).reason
+        assert worker.fresh
+        assert worker.measure(SPEC, Rules(cap_s=0.05), timeout_s=60).status in ("OK", "NOISY")
+        assert "illegal memory access" in worker.numerics("cpu", "gemv", "f16", 1.0, 60)
+        assert worker.fresh
     finally:
         worker.close()
 

@@ -50,7 +50,7 @@ def main() -> None:
     if reason := cpu.missing():
         sys.exit(reason)
     clock = cpu.clock()
-    roof = ceilings.calibrate(cpu, clock, COLD_FACTOR * devices.last_level_cache(), kinds=("read",))["read"]
+    roof = ceilings.calibrate(cpu, clock, COLD_FACTOR * devices.last_level_cache(), kinds=("read",))[0]["read"]
     nbytes = roof.work * len(roof.lane.calls)
     tried = {kernel: [rate(command(kernel, nbytes)) for _ in range(5)] for kernel in KERNELS}
     medians = {kernel: statistics.median(rates) for kernel, rates in tried.items() if None not in rates}

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from roofbench.timing import Clock
 
 Call = Callable[[], object]
 
+VECTOR = "vector"  # the path of wide accesses
+
 
 class Launch:
     """A kernel bound to one buffer's arrays, ready to be called many times.
@@ -31,7 +33,13 @@ class Launch:
     Args:
         call: launches once.
         arrays: every argument; a device keeps its own handles here, for rivals to share.
+
+    Attributes:
+        path: which of a kernel's ways these arguments take: ``vector`` where its accesses are wide; None where it has
+            one way only, or does not say.
     """
+
+    path: str | None = None
 
     def __init__(self, call: Call, arrays: Mapping[str, Any]) -> None:
         self._call, self.arrays = call, arrays
@@ -81,6 +89,26 @@ class Claim:
     source: Path | None
 
 
+class Ways(NamedTuple):
+    """Configurations of a kernel at some sizes, for a sweep.
+
+    Args:
+        file: of the kernel.
+        chip: as that names it.
+        sizes: what its choice depends on.
+        fields: names of a configuration's values.
+        present: the configuration that a launch takes, as the file writes it.
+        others: the rest, with what each adds to the dims of a launch.
+    """
+
+    file: str
+    chip: str
+    sizes: dict[str, int]
+    fields: tuple[str, ...]
+    present: str
+    others: dict[str, dict[str, int]]
+
+
 class Unsupported(Exception):  # noqa: N818 - a verdict, not a fault
     """A kernel does not serve such sizes, or this machine cannot run it; the message says which."""
 
@@ -118,6 +146,14 @@ class Backend(ABC):
         """The same for the buffers of a problem. An array that is in several sets is one on the device, too."""
         return [self.bind(op, format, dims, arrays) for arrays in sets]
 
+    def ways(self, op: str, format: str, dims: Mapping[str, int]) -> Ways | None:
+        """What a sweep may try; None where the kernel has no configurations."""
+        return None
+
+    def again(self, launches: Sequence[Launch], op: str, format: str, dims: Mapping[str, int]) -> list[Launch]:
+        """Launches of the same op on the memory of others, with other ``variant`` or ``threads`` in `dims`."""
+        return self.bind_all(op, format, dims, [launch.arrays for launch in launches])
+
     @abstractmethod
     def clock(self) -> Clock:
         """Times launches of this backend on its device, in the queue that they go to."""
@@ -126,9 +162,17 @@ class Backend(ABC):
     def telemetry(self) -> Telemetry:
         """Clocks of the device."""
 
+    def facts(self) -> dict[str, Any] | None:
+        """What its device is and is set to, for the file; None where that is the host."""
+        return None
+
     @abstractmethod
     def last_level_cache(self, device: Device | None) -> int:
         """Bytes that cold rows must overflow, on a device of the catalogue or an unknown one."""
+
+    def usable(self) -> bool:
+        """Whether its device still works for this process."""
+        return True
 
     def free_memory(self) -> int | None:
         """Bytes of the device that a row's buffers may take; None where it is the host's memory, or not known."""

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import time
 from collections import OrderedDict
@@ -14,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from roofbench import smi
 from roofbench.backends.base import Call, Launch
 from roofbench.engine import MeasurementError
 from roofbench.formats import DTYPES, Array
 from roofbench.numerics import GUARD_BYTES
+from roofbench.smi import Sensors
 from roofbench.telemetry import Reading
 
 _GUARD = 0xA5
@@ -58,12 +61,21 @@ class Gpu:
     def free_memory(self) -> int:
         import torch
 
+        torch.cuda.empty_cache()  # what torch keeps is free, too
         return int(torch.cuda.mem_get_info(0)[0])
 
     def synchronize(self) -> None:
         import torch
 
         torch.cuda.synchronize(0)
+
+    def usable(self) -> bool:
+        """Whether it still works: an illegal access of a kernel ends a process's use of the device."""
+        try:
+            self.synchronize()
+        except Exception:  # noqa: BLE001 - whatever torch raises
+            return False
+        return True
 
     def graph(self, calls: Sequence[Call]) -> Call:
         """The calls as one graph, captured after each has run once, outside of it."""
@@ -88,26 +100,15 @@ class Gpu:
         stop.synchronize()
         return float(start.elapsed_time(stop)) * 1e-3
 
-    def clock_mhz(self) -> float | None:
-        """Of the multiprocessors; None where neither NVML nor AMD SMI can be asked."""
+    def sensors(self) -> Sensors:
+        return smi.sensors(self.properties())
+
+    def facts(self) -> dict[str, Any]:
+        """What the driver says that the device is and is set to."""
         import torch
 
-        try:
-            return float(torch.cuda.clock_rate(0)) or None
-        except Exception:  # noqa: BLE001 - whatever a missing or failing library raises
-            return None
-
-    def throttled(self) -> bool:
-        """Whether NVML says that heat or the power supply holds the device back; a power cap alone does not count."""
-        try:
-            import pynvml
-
-            pynvml.nvmlInit()
-            reasons = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(pynvml.nvmlDeviceGetHandleByIndex(0))
-        except Exception:  # noqa: BLE001 - AMD, GB10, no library: nothing is known
-            return False
-        held = pynvml.nvmlClocksThrottleReasonHwSlowdown | pynvml.nvmlClocksThrottleReasonSwThermalSlowdown
-        return bool(reasons & held)
+        toolkit = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
+        return {"name": self.properties().name, "toolkit": toolkit, **self.sensors().facts()}
 
 
 class GpuTelemetry:
@@ -116,10 +117,10 @@ class GpuTelemetry:
     nominal_mhz: float | None = None  # a power cap lowers clocks by design
 
     def __init__(self, gpu: Gpu) -> None:
-        self._gpu = gpu
+        self._sensors = gpu.sensors()
 
     def read(self) -> Reading:
-        return Reading(self._gpu.clock_mhz(), self._gpu.throttled())
+        return self._sensors.read()
 
 
 class GraphClock:
@@ -150,6 +151,10 @@ class GraphClock:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
+
+    def forget(self) -> None:
+        self._graphs.clear()
+        self._known.clear()
 
     def _captured(self, calls: Sequence[Call]) -> Call:
         new = [call for call in calls if id(call) not in self._known]
@@ -189,6 +194,12 @@ class DeviceLaunch(Launch):
     ) -> None:
         super().__init__(call, arrays)
         self._memory, self._dtypes = memory, {name: array.dtype for name, array in like.items()}
+
+    def again(self, call: Call) -> DeviceLaunch:
+        """Another launch on the same memory."""
+        other = copy.copy(self)
+        Launch.__init__(other, call, self.arrays)
+        return other
 
     def load(self, contents: Mapping[str, Array]) -> None:
         for name, content in contents.items():

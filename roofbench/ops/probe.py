@@ -16,6 +16,7 @@ KINDS = ("read", "write", "copy", "triad", "fma", "matrix")
 STREAMS, PEAKS = KINDS[:4], KINDS[4:]
 
 _U64, _F32, _I64 = np.dtype(np.uint64), np.dtype(np.float32), np.dtype(np.int64)
+FASTER = {"f32": 1, "f16": 8, "bf16": 8, "fp8": 16}  # about, than f32: how much more work takes as long
 PEAK_TASK = 16 * 120 * 1024  # multiply-adds that one thread of a CPU does at a time
 
 
@@ -24,7 +25,8 @@ class Probe(Op):
 
     read: ``sum = a[0] + ... + a[n - 1]`` modulo 2^64, a (n,) u64. write: ``a = 1``, a (n,) f32.
     copy: ``b = a``. triad: ``a = b + 3 c``. fma, matrix: n multiply-adds, each of which adds 1 to
-    ``count`` (1,) i64, in registers or as outer products from the nearest cache.
+    ``count`` (1,) i64, in registers or as outer products from the nearest cache. matrix has a case for each type
+    of operands: a product's roof is the one of its activations' type.
     """
 
     name = "probe"
@@ -62,8 +64,7 @@ class Probe(Op):
         return 2 * case.dims["n"] if KINDS[case.dims["kind"]] in PEAKS else 0
 
     def problem(self, case: Case, seed: int, cold_bytes: int) -> list[Instance]:
-        touched = self.traffic(case).bytes
-        count = instances_for(touched, cold_bytes) if touched else 1
+        count = instances_for(self.traffic(case).bytes, cold_bytes)
         return [self._instance(case, seed + i) for i in range(count)]
 
     def _instance(self, case: Case, seed: int) -> Instance:
@@ -104,9 +105,13 @@ def kind_of(case: Case) -> str:
 
 
 def probes(nbytes: int, multiply_adds: int) -> Iterator[Case]:
-    """One case per kind: streams that move `nbytes` a launch, peaks of so many multiply-adds."""
+    """One case per kind, and type of matrix: streams that move `nbytes` a launch, peaks of so many multiply-adds.
+
+    Backends have variants of those that they can run.
+    """
     per_element = {"read": 8, "write": 4, "copy": 8, "triad": 12}
     for kind, name in enumerate(KINDS):
         n = multiply_adds if name in PEAKS else nbytes // per_element[name] // 4096 * 4096
-        for format in TYPES["probe"] if name in PEAKS else ("f32",):
-            yield Case("probe", format, name if format == "f32" else f"{name}_{format}", {"kind": kind, "n": n})
+        for format in TYPES["probe"] if name == "matrix" else ("f32",):
+            case = name if format == "f32" else f"{name}_{format}"
+            yield Case("probe", format, case, {"kind": kind, "n": n * FASTER[format]})
