@@ -112,7 +112,7 @@ def add_splits_kernel(
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     y = tl.zeros((BLOCK,), tl.float32)
     for split in tl.static_range(SPLIT_K):
-        y += tl.load(partial_ptr + split * size.to(tl.int64) + at, mask=at < size, other=0.0)
+        y += tl.load(partial_ptr + split * tl.cast(size, tl.int64) + at, mask=at < size, other=0.0)
     tl.store(y_ptr + at, _round(y, y_ptr.dtype.element_ty), mask=at < size)
 
 
@@ -224,7 +224,8 @@ TF32: dict[str, tuple[Config, ...]] = {
     "gfx942": CONFIGS["gfx942", 4],
 }
 UNALIGNED = Config(64, 64, 32, 8, 2)  # loads of single elements take many registers
-SMS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "sm_110": 20, "sm_120": 170, "sm_121": 48, "gfx942": 304}
+SMS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "sm_103": 148, "sm_110": 20, "sm_120": 170, "sm_121": 48}
+SMS |= {"gfx942": 304}
 HAS_TMA = ("sm_90", "sm_100", "sm_103", "sm_110", "sm_120", "sm_121", "interpreter")
 SPECIALIZES = ("sm_100", "sm_103", "sm_110")
 # What the first loads and the stores of a tile, and a partial sum that another kernel adds, cost per output, in
@@ -334,6 +335,14 @@ def specimens(chip: str) -> Iterator[dict[str, Any]]:
             "divisible": (*sizes, "K_SPLIT"),
             "gates": {"matrix": matrix, "async_loads" if chip.startswith("sm") else "loads": 128},
         }
+    yield {
+        "name": "splits",
+        "kernel": add_splits_kernel,
+        "signature": {"partial_ptr": "*fp32", "y_ptr": "*bf16", "size": "i32"},
+        "constexprs": {"SPLIT_K": 4, "BLOCK": 1024},
+        "divisible": ("size",),
+        "gates": {"matrix": "", "loads": 128},
+    }
 
 
 def _chip(device: torch.device) -> str:

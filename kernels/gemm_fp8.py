@@ -195,7 +195,8 @@ NATIVE: dict[str, tuple[Config, ...]] = {
     "sm_121": _NATIVE_SM120,
 }
 UNALIGNED = Config(64, 64, 32, 8, 2)  # loads of single elements take many registers
-SMS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "sm_110": 20, "sm_120": 170, "sm_121": 48, "gfx942": 304}
+SMS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "sm_103": 148, "sm_110": 20, "sm_120": 170, "sm_121": 48}
+SMS |= {"gfx942": 304}
 HAS_TMA = ("sm_90", "sm_100", "sm_103", "sm_110", "sm_120", "sm_121", "interpreter")
 SPECIALIZES = ("sm_100", "sm_103", "sm_110")
 TILE_ENDS = 256  # what a tile's first loads and its stores cost per output, in multiply-adds: an estimate

@@ -14,7 +14,7 @@ but codes are exact in bf16. So, with g the groups along K:
 1. `sums_kernel` adds up the groups of x and stores each f32 sum as three bf16 that make it up exactly.
 2. `gemm_int_kernel`: a tile of outputs per program. Its loop decodes one group of w to bf16, multiplies
    it into fresh f32 sums and adds these, scaled in f32; then the biases are a product with the three parts.
-An infinity in x gives NaN where a code is 0 (0 * infinity), as the sum of the two terms would.
+An infinity in x, or a sum of a group of x beyond f32, gives NaN where a code is 0 or s and b have different signs.
 Longest chain of additions: K + K / 16, groups, sums of x and biases included.
 """
 
@@ -76,8 +76,9 @@ def sums_kernel(
     rest = tl.sum(x.to(tl.float32), 1)
     for part in tl.static_range(3):
         top = _bf16(rest)
-        tl.store(sums_ptr + part * count.to(tl.int64) + groups, top, mask=inside)
-        rest -= top.to(tl.float32)  # exact
+        tl.store(sums_ptr + part * tl.cast(count, tl.int64) + groups, top, mask=inside)
+        left = rest - top.to(tl.float32)  # exact
+        rest = tl.where(left == left, left, 0.0)  # nothing is left of an infinity
 
 
 @triton.jit
@@ -142,7 +143,7 @@ def gemm_int_kernel(
         b = tl.load(biases_ptr + columns[:, None] * groups + offs_g[None, :], mask=inside, other=0)
         sum_ptrs = sums_ptr + rows[:, None] * groups + offs_g[None, :]
         for part in tl.static_range(3):
-            sums = tl.load(sum_ptrs + part * B.to(tl.int64) * M * groups, mask=inside, other=0)
+            sums = tl.load(sum_ptrs + part * tl.cast(B, tl.int64) * M * groups, mask=inside, other=0)
             acc = _dot(b, sums, acc)
     rows, columns = row + tl.arange(0, BLOCK_M), column + tl.arange(0, BLOCK_N)
     at = (batch * M + rows)[:, None] * N + columns[None, :]
@@ -172,7 +173,8 @@ CONFIGS: dict[str, tuple[Config, ...]] = {
     "gfx942": (Config(128, 128, 8, 2), Config(64, 64, 4, 2, 0.6)),
     "gfx1151": (Config(128, 64, 8, 2), Config(64, 64, 4, 2, 0.8)),
 }
-SMS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "sm_110": 20, "sm_120": 170, "sm_121": 48, "gfx942": 304}
+SMS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "sm_103": 148, "sm_110": 20, "sm_120": 170, "sm_121": 48}
+SMS |= {"gfx942": 304}
 # bf16's matrix instructions of each chip, as its disassembly has them; gates of `specimens`.
 _MATRIX = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA", "sm_110": "UTCHMMA", "sm_120": "HMMA"}
 _MATRIX |= {"sm_121": "HMMA", "gfx942": "v_mfma", "gfx1151": "v_wmma"}

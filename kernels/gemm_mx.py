@@ -263,7 +263,8 @@ CONFIGS: dict[str, tuple[Config, ...]] = {
 }
 _GROUPED = {"BLOCK_M": 64, "BLOCK_N": 64}
 _GROUPED_OPTIONS = {"num_warps": 8, "num_stages": 2}
-SMS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "sm_110": 20, "sm_120": 170, "sm_121": 48, "gfx942": 304}
+SMS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "sm_103": 148, "sm_110": 20, "sm_120": 170, "sm_121": 48}
+SMS |= {"gfx942": 304}
 # bf16's matrix instructions of each chip, as its disassembly has them; gates of `specimens`.
 _MATRIX = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA", "sm_110": "UTCHMMA", "sm_120": "HMMA"}
 _MATRIX |= {"sm_121": "HMMA", "gfx942": "v_mfma", "gfx1151": "v_wmma"}

@@ -77,9 +77,8 @@ class UnservedError(Exception):
     """This Triton's tools do not know the target."""
 
 
-def compile_one(one, target):
-    """The compiled kernel and its listing."""
-    import triton
+def source_of(one, target):
+    """What triton.compile takes."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -94,7 +93,40 @@ def compile_one(one, target):
     backend, arch = target.split(":")
     warp = 64 if arch == "gfx942" else 32
     place = GPUTarget(backend, int(arch) if backend == "cuda" else arch, warp)
-    source = ASTSource(kernel, signature, constexprs, attrs)
+    return ASTSource(kernel, signature, constexprs, attrs), place
+
+
+def refuses_one(one, target):
+    """Integer arguments with which the kernel cannot be parsed once they are 1, which a launch makes a constant."""
+    from triton._C.libtriton import ir
+    from triton.compiler import make_backend
+
+    found = []
+    for param in one["kernel"].params:
+        type = one["signature"].get(param.name, "")
+        if type not in ("i32", "i64") or param.name in one.get("constexprs", {}) or param.do_not_specialize:
+            continue
+        fixed = {**one.get("constexprs", {}), param.name: 1}
+        rest = tuple(name for name in one.get("divisible", ()) if name != param.name)
+        source, place = source_of({**one, "constexprs": fixed, "divisible": rest}, target)
+        backend = make_backend(place)
+        options, context = backend.parse_options(dict(one.get("options", {}))), ir.context()
+        ir.load_dialects(context)
+        backend.load_dialects(context)
+        made = backend.get_codegen_implementation(options), backend.get_module_map()
+        try:
+            source.make_ir(place, options, *made, context)
+        except Exception as error:  # noqa: BLE001  whatever a kernel does to it
+            found.append(f"{param.name} = 1: {str(error).strip().splitlines()[-1]}")
+    return found
+
+
+def compile_one(one, target):
+    """The compiled kernel and its listing."""
+    import triton
+
+    source, place = source_of(one, target)
+    backend = target.split(":")[0]
     try:
         compiled = triton.compile(source, target=place, options=one.get("options", {}))
     except Exception as error:
@@ -293,6 +325,8 @@ def measure(path, target, name, asm=None):
             file.write_text(listing)
         row["counts"] = count(compiled, listing, target)
         row["broken"] = broken(one, target, row["counts"], listing)
+        if target == TARGETS[0]:  # the language is the same for all
+            row["broken"] += refuses_one(one, target)
     except UnservedError as error:
         row["unserved"] = str(error)
     except Exception as error:  # noqa: BLE001  compilers raise what they like
@@ -318,6 +352,7 @@ def main():
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     assert not os.environ.get("TRITON_INTERPRET"), "the interpreter compiles nothing: unset TRITON_INTERPRET"
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.10 turns it off
     import triton
 
     tasks = [
