@@ -378,16 +378,18 @@ def specimens(chip: str) -> Iterator[dict[str, Any]]:
     kernels = {"bf16": gemv_moe_kernel, "int4": gemv_moe_int4_kernel, "mxfp4": gemv_moe_mxfp4_kernel}
     words = {"bf16": "*bf16", "int4": "*i32", "mxfp4": "*u32"}
     scales = {"bf16": {}, "int4": {"s_ptr": "*bf16", "b_ptr": "*bf16"}, "mxfp4": {"s_ptr": "*u8"}}
-    for format, kernel in kernels.items():
-        for M, N, K in ((1, 1536, 4096), (1, 2048, 768), (4, 2880, 2880)):
-            c = pick_config(M, N, K, 8, format, chip)
-            signature = {"x_ptr": "*bf16", "w_ptr": words[format], **scales[format]}
-            signature |= {"ids_ptr": "*i32", "y_ptr": "*bf16"}
-            sizes = {"bf16": ("N", "K", "VISITS_PER_X"), "int4": ("N", "GROUPS", "VISITS_PER_X", "base")}
-            signature |= dict.fromkeys(sizes.get(format, ("N", "GROUPS", "VISITS_PER_X")), "i32")
-            blocks = {"BLOCK_N": c.BLOCK_N}
-            blocks |= {"BLOCK_K": c.BLOCK_K} if format == "bf16" else {"LANES": c.BLOCK_K // 32}
-            signature |= dict.fromkeys(blocks, "constexpr")
-            options = {"num_warps": c.num_warps, "num_stages": c.num_stages}
-            one = {"name": f"{format}-M{M}-N{N}-K{K}", "kernel": kernel, "signature": signature}
-            yield one | {"constexprs": blocks, "options": options, "divisible": ("K",) if format == "bf16" else ()}
+    for format, M, N, K in (("bf16", 1, 1536, 4096), ("int4", 1, 1536, 4096), ("mxfp4", 4, 2880, 2880)):
+        c = pick_config(M, N, K, 8, format, chip)
+        types = {"x_ptr": "*bf16", "w_ptr": words[format], **scales[format], "ids_ptr": "*i32", "y_ptr": "*bf16"}
+        blocks = {"BLOCK_N": c.BLOCK_N}
+        blocks |= {"BLOCK_K": c.BLOCK_K} if format == "bf16" else {"LANES": c.BLOCK_K // 32}
+        names = kernels[format].arg_names
+        yield {
+            "name": f"{format}-M{M}-N{N}-K{K}",
+            "kernel": kernels[format],
+            "signature": {n: "constexpr" if n in blocks else types.get(n, "i32") for n in names},
+            "constexprs": blocks,
+            "options": {"num_warps": c.num_warps, "num_stages": c.num_stages},
+            "divisible": ("K",) if format == "bf16" else (),
+            "gates": {"matrix": None, "weights": 128},
+        }

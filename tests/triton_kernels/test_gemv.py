@@ -60,12 +60,19 @@ def dims_of(op, dims):
     return {name: dims[name] for name in (*"MNK", *(("top_k",) if op == "gemv_moe" else ()))}
 
 
+def on_matrix_unit(op, format, m):
+    """What `pick_config` gives to gemv*_dot_kernel."""
+    return op == "gemv" and m > {"f32": 99, "f16": 4, "bf16": 4}.get(format, 1)
+
+
 def wide(op, format, dims, splits=1):
     """Few programs, since the interpreter takes its time for each; several steps along K, tokens in blocks."""
     module, _ = kernel(op, format)
     block_k = 256 if format in ("f32", "f16", "bf16") else 128
     sizes = {"BLOCK_M": 4, "BLOCK_N": 32, "BLOCK_K": block_k, "SPLIT_K": splits, "num_warps": 1, "num_stages": 1}
-    if dims["M"] > 4 and op == "gemv" and format in ("f16", "bf16"):
+    if format not in ("f32", "f16", "bf16"):
+        sizes["BLOCK_M"] = 1
+    if on_matrix_unit(op, format, dims["M"]):
         sizes["BLOCK_M"] = 16
     return module.Config(**{name: sizes[name] for name in module.Config._fields})
 
@@ -107,6 +114,118 @@ def test_hazard_kinds(op, format, kind):
         assert error(op, format, dims, arrays, expected(op, format, arrays, kind)) <= 1
 
 
+MANY = (5, 8, 15, 16, 17)  # tokens: a block of the matrix unit, its edge, the next block
+TAILS = ((3, 64), (37, 192), (18, 576), (33, 1088), (1, 2112))  # N, K: of tiles, of steps, of splits
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("format", OPS["gemv"].formats)
+def test_many_tokens(format, kind):
+    """Every number of tokens, with tails of rows and steps, and several warps and splits to share out a row."""
+    rng = np.random.default_rng(11)
+    module, _ = kernel("gemv", format)
+    for i, m in enumerate(MANY):
+        n, k = TAILS[(i + len(kind)) % len(TAILS)]
+        dims = {"M": m, "N": n, "K": k}
+        picked = module.pick_config(**dims, format=format)
+        assert (picked.BLOCK_M == 16) == on_matrix_unit("gemv", format, m)
+        shared = wide("gemv", format, dims, 3)
+        if shared.BLOCK_M == 16:
+            shared = shared._replace(BLOCK_N=16, BLOCK_K=256, num_warps=2, SPLIT_K=2)
+        arrays = inputs("gemv", format, dims, rng, kind)
+        known = expected("gemv", format, arrays, kind)
+        for config in (shared,) if format == "f32" else (picked, shared) if m > 15 else (picked,):
+            poison(arrays["y"])
+            found = error("gemv", format, dims, arrays, known, config)
+            assert found <= 1, f"{format} {kind} {dims} {config}: error is {found} times its bound"
+
+
+@pytest.mark.parametrize("format", OPS["gemv"].formats)
+def test_tokens_do_not_meet(format):
+    """One that is no number leaves the others as they are, past the end of a row too."""
+    for m in (2, 5, 17):
+        dims = {"M": m, "N": 3, "K": 192}
+        arrays = inputs("gemv", format, dims, np.random.default_rng(17))
+        arrays["x"][1] = 0
+        known = expected("gemv", format, arrays, "random")
+        error("gemv", format, dims, arrays, known)
+        want = arrays["y"].copy()
+        arrays["x"][1] = np.nan
+        error("gemv", format, dims, arrays, known)
+        assert np.isnan(arrays["y"][1].astype(np.float32)).all()
+        assert np.delete(arrays["y"], 1, 0).tobytes() == np.delete(want, 1, 0).tobytes()
+
+
+class Counted:
+    """A kernel that notes the grid of each launch."""
+
+    def __init__(self, kernel):
+        self.kernel, self.grids = kernel, []
+
+    def __getitem__(self, grid):
+        self.grids.append(grid)
+        return self.kernel[grid]
+
+
+@pytest.mark.parametrize("format", [f for f in OPS["gemv"].formats if f != "f32"])
+def test_w_is_read_once_for_sixteen_tokens(format, monkeypatch):
+    """No more programs for 16 tokens than rows and splits need, all of them of the matrix unit's kernel."""
+    module, _ = kernel("gemv", format)
+    stem = OPS["gemv"].stem(format)
+    lanes, dot = (Counted(getattr(module, f"{stem}{name}kernel")) for name in ("_", "_dot_"))
+    monkeypatch.setattr(module, f"{stem}_kernel", lanes)
+    monkeypatch.setattr(module, f"{stem}_dot_kernel", dot)
+    for m in (1, 5, 16, 17):
+        dims = {"M": m, "N": 40, "K": 64}
+        c = module.pick_config(**dims, format=format)
+        arrays = inputs("gemv", format, dims, np.random.default_rng(12))
+        assert error("gemv", format, dims, arrays, expected("gemv", format, arrays, "random")) <= 1
+        grids, others = (dot.grids, lanes.grids) if m > 1 else (lanes.grids, dot.grids)
+        assert not others
+        assert math.prod(grids.pop()) == -(-m // c.BLOCK_M) * -(-40 // c.BLOCK_N) * c.SPLIT_K
+
+
+@pytest.mark.parametrize("format", ["int4", "fp8"])
+def test_whatever_a_sweep_tries_is_right(format):
+    rng = np.random.default_rng(13)
+    module, _ = kernel("gemv", format)
+    dims = {"M": 6, "N": 20, "K": 320}
+    arrays = inputs("gemv", format, dims, rng)
+    known = expected("gemv", format, arrays, "random")
+    tiles = set(module.configs(**dims, format=format))
+    assert len(tiles) > 30
+    for config in tiles:
+        poison(arrays["y"])
+        assert error("gemv", format, dims, arrays, known, config) <= 1
+
+
+@pytest.mark.parametrize("format", [f for f in OPS["gemv"].formats if f not in ("f32", "f16", "bf16")])
+def test_tiles_that_no_kernel_has(format):
+    dims = {"M": 5, "N": 3, "K": 64}
+    module, launch = kernel("gemv", format)
+    given = tensors(inputs("gemv", format, dims, np.random.default_rng(14)))
+    picked = module.pick_config(**dims, format=format)
+    for wrong in ({"BLOCK_M": 4}, {"BLOCK_K": 64}):
+        with pytest.raises(ValueError, match="^config has tiles"):
+            launch(**given, config={**picked._asdict(), **wrong})
+
+
+@pytest.mark.parametrize("m", [1, 2])
+@pytest.mark.parametrize("format", ["int8", "int4"])
+def test_infinity_in_x_never_gives_a_number(format, m):
+    """Of one token what s * q + b says; of more also NaN, where a code is 0."""
+    dims = {"M": m, "N": 40, "K": 128}
+    arrays = inputs("gemv", format, dims, np.random.default_rng(15))
+    arrays["x"][0, 5] = np.inf
+    arrays["w"][7] = 0
+    error("gemv", format, dims, arrays, expected("gemv", format, arrays, "special"))
+    y = arrays["y"].astype(np.float32)
+    assert not np.isfinite(y[0]).any()
+    assert np.isfinite(y[1:]).all()
+    w = formats.unpack({n: a for n, a in arrays.items() if n[0] == "w"}, format)[:, 5]
+    assert np.isnan(y[0, 7]) if m > 1 else np.array_equal(y[0], np.sign(w) * np.inf, equal_nan=True)
+
+
 @pytest.mark.parametrize("format", OPS["gemv"].formats)
 def test_one_hot_dequantises_exactly(format):
     """y is the column of w that x picks, to the bit."""
@@ -125,11 +244,12 @@ def test_one_hot_dequantises_exactly(format):
         assert arrays["y"].tobytes() == want.tobytes()
 
 
+@pytest.mark.parametrize("m", [1, 16])
 @pytest.mark.parametrize("format", ["fp8", "mxfp8", "mxfp4", "nvfp4"])
-def test_every_code_decodes(format):
+def test_every_code_decodes(format, m):
     """NaN codes too: as weights, and as scales."""
     rng = np.random.default_rng(4)
-    dims = {"M": 1, "N": 256, "K": 32}
+    dims = {"M": m, "N": 256, "K": 32}
     arrays = inputs("gemv", format, dims, rng)
     codes = arrays["w"].view(np.uint8)
     codes[...] = 0
@@ -143,11 +263,31 @@ def test_every_code_decodes(format):
         codes[:, 0] = 2  # 1
     if format == "nvfp4":
         arrays["w_tensor_scale"][...] = 1
-    arrays["x"][...] = np.eye(1, 32)
+    arrays["x"][...] = np.eye(m, 32)
     _, launch = kernel("gemv", format)
     launch(**tensors(arrays), config=wide("gemv", format, dims))
     want = formats.unpack({n: a for n, a in arrays.items() if n[0] == "w"}, format)[:, 0].astype(arrays["y"].dtype)
     assert np.array_equal(arrays["y"][0].astype(np.float32), want.astype(np.float32), equal_nan=True)
+
+
+@pytest.mark.parametrize("m", [1, 16])
+@pytest.mark.parametrize("code", [0x01, 0x38, 0x7E])  # 2^-9, 1, 448
+def test_every_scale_of_mxfp8(code, m):
+    """The smallest make weights that bf16 does not hold; at the other end 8 times as much may be no number."""
+    dims = {"M": m, "N": 256, "K": 32}
+    arrays = inputs("gemv", "mxfp8", dims, np.random.default_rng(16))
+    arrays["w"].view(np.uint8)[...] = 0
+    arrays["w"].view(np.uint8)[:, 3] = code
+    arrays["w_scales"][...] = np.arange(256)[:, None]
+    arrays["x"][...] = 0
+    arrays["x"][0, 3] = 2.0**7
+    kernel("gemv", "mxfp8")[1](**tensors(arrays), config=wide("gemv", "mxfp8", dims))
+    weights = formats.unpack({n: a for n, a in arrays.items() if n[0] == "w"}, "mxfp8")[:, 3].astype(np.float64)
+    want = (weights * 2.0**7).astype(np.float32).astype(arrays["y"].dtype).astype(np.float32)
+    got = arrays["y"][0].astype(np.float32)
+    large = (np.arange(256) >= 127 + 125) | (weights >= 2.0**125) | (want >= 2.0**125)
+    assert np.array_equal(got[~large], want[~large], equal_nan=True)
+    assert ((got[large] == want[large]) | ~np.isfinite(got[large])).all()
 
 
 @pytest.mark.parametrize(("op", "format"), EVERY)
