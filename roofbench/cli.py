@@ -181,7 +181,7 @@ def _sweep(options: argparse.Namespace, wanted: Options) -> int:
     output.note(str(path))
     if file.interrupted:
         output.note("roofbench: interrupted")
-    return 130 if file.interrupted else 0
+    return 130 if file.interrupted else int(file.failed)
 
 
 def _report(run: Session, *, as_json: bool) -> None:

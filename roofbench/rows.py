@@ -207,14 +207,17 @@ class Bench:
     def bound(self, spec: RowSpec) -> tuple[str, Roof | None]:
         """What bounds a row, and its measured roof."""
         case, contract = spec.case, op_of(spec.case.op)
-        device, peak = self._catalogued(spec.backend), ceilings.peak_name(case.types)
         return ceilings.roof_of(
             contract.traffic(case),
             contract.flops(case),
             case.types.x,
             self._instruments[spec.backend].roofs,
-            {bound: ceilings.spec_of(device, bound, peak, None).value for bound in ("bandwidth", "compute")},
+            {bound: self.vendor(spec, bound, None).value for bound in ("bandwidth", "compute")},
         )
+
+    def vendor(self, spec: RowSpec, bound: str, clock_mhz: float | None) -> ceilings.Spec:
+        """The vendor's ceilings of a row, at the clock that was held."""
+        return ceilings.spec_of(self._catalogued(spec.backend), bound, ceilings.peak_name(spec.case.types), clock_mhz)
 
     def _rivals(self, spec: RowSpec, gate: Gate, rules: Rules) -> tuple[list[Lane], list[RowRival]]:
         """Rivals to interleave, and those that were left out or timed apart, with the reason."""
@@ -269,8 +272,7 @@ class Bench:
         if rate is None or (spec.cache == "warm" and row.bound == "bandwidth"):
             return  # no ceiling of the memory bounds a warm row
         case = spec.case
-        device = self._catalogued(spec.backend)
-        vendor = ceilings.spec_of(device, row.bound or "", ceilings.peak_name(case.types), m.clock_mhz)
+        vendor = self.vendor(spec, row.bound or "", m.clock_mhz)
         unit = 1e9 if row.bound == "bandwidth" else 1e12
         measured = roof.work / m.roof.median_s / unit if roof and m.roof else None
         row.roof = RowRoof(

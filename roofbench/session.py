@@ -79,7 +79,7 @@ class Session:
             raise
         self.shown = 0  # rows that `measure` has returned
         self.kept: set[tuple[str, ...]] = set()  # keys of rows of the run that is gone on with
-        self._lock = filelock.FileLock(LOCK, mode=0o666)
+        self._lock = machine_lock()
         self._started = 0.0
         self._late = False
         self._hung: dict[tuple[str, str, str], str] = {}  # kernels that took too long -> the row
@@ -93,22 +93,18 @@ class Session:
         return self._worker
 
     def take(self) -> None:
-        """Take the machine, if this run does not have it yet. Raises ValueError where another has it."""
+        """Take the machine, if this run does not have it yet; what ends the process then interrupts the run.
+
+        Raises:
+            ValueError: another run has it.
+        """
         if self._lock.is_locked:
             return
-        try:
-            self._lock.acquire(blocking=False)
-        except filelock.Timeout:
-            raise ValueError(
-                f"another roofbench run is measuring on this machine: two would disturb each other ({_holder()}{LOCK})"
-            ) from None
-        except OSError as error:
-            raise ValueError(
-                f"{LOCK}, which keeps other runs off this machine: {error.strerror}; {_owner()}remove it"
-            ) from None
-        with contextlib.suppress(OSError), LOCK.open("r+") as file:  # not "w": that may not open another user's
-            file.truncate()
-            file.write(str(os.getpid()))
+        hold(self._lock)
+        if threading.current_thread() is threading.main_thread():
+            for number in LIKE_INTERRUPTS:
+                if signal.getsignal(number) == signal.SIG_DFL:
+                    signal.signal(number, signal.default_int_handler)
 
     def start(self, before: Run | None = None) -> None:
         """Take the machine, create the file, probe the roofs.
@@ -121,10 +117,6 @@ class Session:
         """
         self.take()
         self._started = time.monotonic()
-        if threading.current_thread() is threading.main_thread():
-            for number in LIKE_INTERRUPTS:
-                if signal.getsignal(number) == signal.SIG_DFL:
-                    signal.signal(number, signal.default_int_handler)
         if before:
             wanted = {spec.blank().key for spec in self.specs}
             self.run.rows = [row for row in before.rows if row.key in wanted]
@@ -274,6 +266,28 @@ class Session:
             telemetry={"before": telemetry.host_load()},
             missing=missing,
         )
+
+
+def machine_lock() -> filelock.BaseFileLock:
+    """What only one run on a machine can `hold`."""
+    return filelock.FileLock(LOCK, mode=0o666)
+
+
+def hold(lock: filelock.BaseFileLock) -> None:
+    """Take the machine. Raises ValueError where another run has it, or the lock's file cannot be used."""
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise ValueError(
+            f"another roofbench run is measuring on this machine: two would disturb each other ({_holder()}{LOCK})"
+        ) from None
+    except OSError as error:
+        raise ValueError(
+            f"{LOCK}, which keeps other runs off this machine: {error.strerror}; {_owner()}remove it"
+        ) from None
+    with contextlib.suppress(OSError), LOCK.open("r+") as file:  # not "w": that may not open another user's
+        file.truncate()
+        file.write(str(os.getpid()))
 
 
 def destination(path: Path, source: Path | None, resumed: Path | None) -> Path:

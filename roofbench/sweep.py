@@ -47,10 +47,15 @@ class Shape(msgspec.Struct, kw_only=True):
     trials: list[Trial] = []
 
     @property
+    def counts(self) -> bool:
+        """Whether the best was timed and can be true."""
+        return self.best is not None and self.best.status in results.COUNTED
+
+    @property
     def gains(self) -> bool:
         """Whether another configuration is worth a line."""
         best = self.best
-        return best is not None and best.ratio_ci95 is not None and best.ratio_ci95[0] > GAIN
+        return self.counts and best is not None and best.ratio_ci95 is not None and best.ratio_ci95[0] > GAIN
 
 
 class Sweep(msgspec.Struct, kw_only=True):
@@ -65,6 +70,12 @@ class Sweep(msgspec.Struct, kw_only=True):
     environment: dict[str, object]
     shapes: list[Shape] = []
 
+    @property
+    def failed(self) -> bool:
+        """Whether a configuration is wrong or impossible, or the best one fails; others may well not run."""
+        tried = (trial.status in ("INCORRECT", "SUSPECT") for shape in self.shapes for trial in shape.trials)
+        return any(tried) or any(shape.best.status in results.FAILURES for shape in self.shapes if shape.best)
+
 
 def sweep(run: Session, path: Path, say: Callable[[str], None]) -> Sweep:
     """Try every configuration of every shape of a run's plan. What there is is on disk after each, and when stopped.
@@ -78,11 +89,15 @@ def sweep(run: Session, path: Path, say: Callable[[str], None]) -> Sweep:
     start, limit_s = time.monotonic(), run.options.seconds or math.inf
     try:
         found = _shapes(run)
+        results.save(file, path)
         for i, (spec, shape, ways) in enumerate(found):
             name = f"{shape.op} {shape.format} {_sizes(shape)}"
             say(f"[{i + 1}/{len(found)} {time.monotonic() - start:4.0f} s] {name}: {1 + len(ways)} configurations")
             file.shapes.append(shape)
-            _try_all(run, spec, shape, ways, start + limit_s, say)
+            if time.monotonic() > start + limit_s:
+                shape.reason = "not tried: the time was up"
+            else:
+                _try_all(run, spec, shape, ways, start + limit_s, say)
             file.finished = len(file.shapes) == len(found) and not any(shape.reason for shape in file.shapes)
             results.save(file, path)
     except KeyboardInterrupt:
@@ -164,7 +179,7 @@ def _table(shapes: Sequence[Shape]) -> Table:
         out.add_column(name, justify=justify)  # type: ignore[arg-type]
     for shape in shapes:
         best, present = shape.best, shape.present.partition("(")[2].rstrip(")")
-        if best is None or best.median_s is None or best.present_s is None:
+        if best is None or not shape.counts or best.median_s is None or best.present_s is None:
             out.add_row(_sizes(shape), present, "-", best.status if best else "-", "-", "-", "-")
             continue
         chosen = best.config.partition("(")[2].rstrip(")") if shape.gains else "the same"
@@ -179,11 +194,12 @@ def _table(shapes: Sequence[Shape]) -> Table:
 
 
 def _failures(shapes: Sequence[Shape]) -> Iterator[str]:
-    """Configurations that were not timed, by reason."""
+    """Configurations that were not timed, and best ones that do not count, by reason."""
     for shape in shapes:
         if shape.reason:
             yield f"{_sizes(shape)}: {shape.reason}"
     failed = [(shape, trial) for shape in shapes for trial in shape.trials if trial.median_s is None]
+    failed += [(shape, shape.best) for shape in shapes if shape.best and not shape.counts]
     for reason in dict.fromkeys(f"{trial.status}: {trial.reason}" for _, trial in failed):
         of = [(shape, trial) for shape, trial in failed if f"{trial.status}: {trial.reason}" == reason]
         more = f" and {len(of) - 1} more" if len(of) > 1 else ""
@@ -193,6 +209,11 @@ def _failures(shapes: Sequence[Shape]) -> Iterator[str]:
 def _lines(shapes: Sequence[Shape]) -> Iterator[str]:
     """As the file may have them: sizes -> configuration."""
     better = [shape for shape in shapes if shape.gains]
+    untimed = [shape for shape in shapes if shape.best is None or shape.best.median_s is None]
+    if untimed:
+        yield f"{', '.join(map(_sizes, untimed))}: nothing could be timed."
+    if not any(shape.counts for shape in shapes):
+        return
     if not better:
         yield "No configuration is faster than the present one by 1 %, with 95 % confidence."
         return

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from roofbench import engine
+from roofbench import ceilings, engine
 from roofbench.backends.base import Launch, Unsupported, Ways
 from roofbench.engine import Lane, MeasurementError, Rules
 from roofbench.gate import Gate, Incorrect, check_buffers
@@ -122,6 +122,11 @@ class Stands:
             contract = op_of(case.op)
             work = contract.traffic(case).bytes if bound == "bandwidth" else contract.flops(case)
             trial.pct_measured = 100 * (work / tried.median_s) / (ceiling.work / measured.roof.median_s)
+            rate = work / tried.median_s / (1e9 if bound == "bandwidth" else 1e12)
+            shares = [ratio * work / ceiling.work for ratio in measured.roof_ratios()]
+            vendor = self._bench.vendor(spec, bound, measured.clock_mhz)
+            if reason := ceilings.impossible(rate, vendor, shares, ceiling.name):
+                trial.status, trial.reason = "SUSPECT", reason
 
     def _build(self, spec: RowSpec, limit: Limit, clock: Clock) -> Stand:
         """Buffers, and the gate passed by what a launch takes now."""

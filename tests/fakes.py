@@ -142,6 +142,9 @@ class FakeGpu(Gpu):
         call()
         return self.time - before
 
+    def queued_s(self, call):
+        return 0.0  # the device waits for no host
+
     def sensors(self):
         return FakeSensors()
 

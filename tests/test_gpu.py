@@ -3,7 +3,10 @@
 
 import gc
 import sys
+import time
 import weakref
+from collections import namedtuple
+from importlib import metadata
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,8 +16,10 @@ torch = pytest.importorskip("torch", reason="pip install torch")
 
 from fakes import FakeGpu  # noqa: E402
 
+from roofbench.backends import triton_  # noqa: E402
 from roofbench.backends.gpu import Gpu, GpuTelemetry, GraphClock, put  # noqa: E402
 from roofbench.backends.numpy_ import NumPy  # noqa: E402
+from roofbench.backends.triton_ import Triton  # noqa: E402
 from roofbench.engine import MeasurementError  # noqa: E402
 from roofbench.formats import DTYPES  # noqa: E402
 from roofbench.gate import RIVAL_TOLERANCE  # noqa: E402
@@ -120,12 +125,131 @@ def test_a_graph_that_events_contradict_is_an_error():
         GraphClock(gpu).run([lambda: gpu.spend(1e-3)])
 
 
+class Queued(FakeGpu):
+    """The host takes time for each kernel, too, and behind too short a spin the device waits for it."""
+
+    HOST_S, GAP_S = 6e-6, 1.5e-6
+    host_s, gap_s = 0.0, GAP_S
+
+    def kernel(self, seconds, host_s=HOST_S):
+        self.spend(seconds + self.gap_s)
+        self.host_s += host_s
+
+    def graph(self, calls):
+        replay = super().graph(calls)
+
+        def without_gaps():
+            self.gap_s = 0.0
+            replay()
+            self.gap_s, self.host_s = self.GAP_S, 0.0
+
+        return without_gaps
+
+    def seconds(self, call, spin_s):
+        self.host_s = 0.0
+        return max(super().seconds(call, spin_s), self.host_s - spin_s)
+
+    def queued_s(self, call):
+        self.host_s = 0.0
+        call()
+        return self.host_s
+
+
+def test_launchers_that_take_long_or_launch_many_kernels_are_timed():
+    gpu = Queued()
+    slow = lambda: gpu.kernel(1e-5, host_s=1e-4)  # noqa: E731
+    many = lambda: [gpu.kernel(2e-6) for _ in range(128)]  # noqa: E731
+    assert GraphClock(gpu).run([slow] * 3) == pytest.approx(3e-5)
+    assert GraphClock(gpu).run([many]) == pytest.approx(256e-6)
+    gpu.graph_share = 0.5
+    for calls in ([lambda: gpu.kernel(1e-3, host_s=1e-4)], [lambda: [gpu.kernel(1e-4) for _ in range(128)]]):
+        with pytest.raises(MeasurementError, match="a graph of 1 launches"):
+            GraphClock(gpu).run(calls)
+
+
+def test_the_host_is_timed_between_waits_for_the_device():
+    done = []
+
+    class Waits(FakeGpu):
+        queued_s = Gpu.queued_s
+
+        def synchronize(self):
+            done.append("wait")
+
+    assert Waits().queued_s(lambda: (done.append("call"), time.sleep(0.01))) >= 0.01
+    assert done == ["wait", "call", "wait"]
+
+
+def test_sensors_are_read_while_the_device_works():
+    done = []
+
+    class Watched(FakeGpu):
+        def sensors(self):
+            return SimpleNamespace(read=lambda: done.append("read"))
+
+        def synchronize(self):
+            done.append("wait")
+
+    gpu = Watched()
+    clock, telemetry = GraphClock(gpu), GpuTelemetry(gpu)
+    clock.run([lambda: (done.append("call"), gpu.spend(1e-3))])
+    for work in (["call"] * 5, []):
+        done.clear()
+        telemetry.read()
+        assert done == ([*work, "read", "wait"] if work else ["read"])
+        clock.forget()
+    clock.run([lambda: done.append("call")])  # in no time at all
+    done.clear()
+    telemetry.read()
+    assert done.count("call") == 500
+
+
 def test_what_the_driver_does_not_say_is_none():
     class Unknown(FakeGpu):
         sensors = Gpu.sensors
 
     assert GpuTelemetry(Unknown()).read() == Reading(None)
     assert GpuTelemetry(FakeGpu()).read() == Reading(1500.0, False, 2600.0, 350.5, 61.0, ("power cap",))
+
+
+@pytest.mark.parametrize(
+    ("torch_is", "triton_is", "reason"),
+    [
+        ("2.9.1+cu130", "3.6.0", "torch 2.9.1+cu130 is too old: pip install 'torch>=2.10', which brings Triton 3.6 "),
+        ("2.10.0a0+b4e4ee81d3.nv26.01", "3.6.0", None),
+        ("2.13.0", "3.5.1", "triton 3.5.1 is too old: "),
+        ("2.13.0", None, "triton 3.4.0 is too old: "),  # AMD's package: the module says it
+        ("3.0", "4.0.0+git1234", None),
+        ("unknown", "3.10.0", None),
+    ],
+)
+def test_versions_that_are_too_old_are_named(monkeypatch, torch_is, triton_is, reason):
+    def version(name):
+        found = {"torch": torch_is, "triton": triton_is}[name]
+        if found is None:
+            raise metadata.PackageNotFoundError(name)
+        return found
+
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(__version__="3.4.0", __spec__=True))
+    triton_._version.cache_clear()
+    try:
+        said = Triton(FakeGpu()).missing()
+    finally:
+        triton_._version.cache_clear()
+    assert said is None if reason is None else said.startswith(reason)
+
+
+@pytest.mark.parametrize(("stem", "K", "there"), [("gemm", 64, True), ("gemm", 72, False), ("gemv", 72, True)])
+def test_no_configuration_is_named_that_is_not_launched(monkeypatch, stem, K, there):
+    """Products of an odd K have one of their own in some files."""
+    config = namedtuple("Config", "BLOCK")(1)  # noqa: PYI024
+    module = SimpleNamespace(pick_config=lambda M, N, K: config, configs=lambda M, N, K: [config])
+    if stem == "gemm":
+        module.UNALIGNED = config
+    monkeypatch.setattr(triton_, "_module", lambda _: module)
+    found = Triton(FakeGpu()).ways(stem, "bf16", {"B": 1, "M": 1, "N": 8, "K": K, "w_batch": 1})
+    assert bool(found) == there
 
 
 def test_without_a_device_the_reason_is_said():

@@ -5,16 +5,20 @@ import argparse
 import importlib.util
 import json
 import os
+import platform
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import filelock
 import pytest
 
 from roofbench import results, sources
+from roofbench.op import TYPES
 
 ROOT = Path(__file__).parent.parent
 TOOL = ROOT / "tools" / "measure_gpu.py"
@@ -224,6 +228,70 @@ def test_without_a_gpu_nothing_is_written(tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--suite", "qiuck"), "unknown suite 'qiuck'; known: quick"),
+        (("--op", "gemw"), "unknown op 'gemw'"),
+        (("--format", "int5"), "unknown format 'int5'; known: bf16"),
+        (("--backend", "triton", "--backend", "tritn"), "unknown backend 'tritn'; known: triton"),
+        (("--model", "gpt"), "unknown model 'gpt'"),
+        (("--seconds", "0"), "--seconds 0 must be a positive number"),
+        (("--seconds", "nan"), "--seconds nan must be a positive number"),
+        (("--sutie", "quick"), "unrecognized arguments: --sutie"),
+    ],
+)
+def test_words_are_refused_before_anything_is_measured(monkeypatch, capsys, tmp_path, words, says):
+    tool = sources.load_module(TOOL)
+    monkeypatch.setattr(tool, "_numerics", lambda *_: pytest.fail("it began"))
+    monkeypatch.setattr(sys, "argv", [str(TOOL), "--out", str(tmp_path / "results"), *words])
+    try:
+        assert tool.main() == 2
+    except SystemExit as end:  # argparse's
+        assert end.code == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused(measure, tmp_path):
+    (tmp_path / "results").touch()
+    code, out, err = done(measure(*KV))
+    assert (code, out) == (2, "")
+    assert err == f"measure_gpu: --out {tmp_path / 'results'}: Not a directory\n"
+
+
+def test_another_run_has_the_machine(measure, tmp_path):
+    with filelock.FileLock(tmp_path / "lock"):
+        code, out, err = done(measure(*KV))
+    assert (code, out) == (2, "")
+    assert err.startswith("measure_gpu: another roofbench run is measuring on this machine")
+    assert not (tmp_path / "results").exists()
+
+
+def test_kernels_that_are_not_tried_are_trouble(monkeypatch, tmp_path):
+    class Slow:
+        def __init__(self, device):
+            self.results = iter(["right at 0 of 9", "right at 5 of 9", "INCORRECT: y"])
+
+        def numerics(self, *_):
+            return next(self.results)
+
+        def close(self):
+            pass
+
+    tool = sources.load_module(TOOL)
+    monkeypatch.setattr("roofbench.worker.Worker", Slow)
+    options = argparse.Namespace(seconds=100.0, op=["kv_append"], format=["bf16", "f16", "fp8"])
+    formats = [format for format in TYPES["kv_append"] if format in options.format]
+    assert tool._numerics(["triton"], options, tmp_path / "n.json") == [
+        f"triton kv_append {formats[2]}: INCORRECT: y",
+        f"1 not tried: triton kv_append {formats[0]}",
+    ]
+    options.seconds = -1.0
+    found = tool._numerics(["triton"], options, tmp_path / "n.json")
+    assert found == [f"3 not tried: {', '.join(f'triton kv_append {format}' for format in formats)}"]
+
+
 def test_modules_that_are_missing_are_carried(monkeypatch, capsys):
     tool = sources.load_module(TOOL)
     there = importlib.util.find_spec
@@ -236,7 +304,10 @@ def test_modules_that_are_missing_are_carried(monkeypatch, capsys):
     version = "{}.{}".format(*sys.version_info)
     assert "missing: ml-dtypes rich\n" in said
     assert re.search(rf"pip download -d wheels .* --python-version {version} .* ml-dtypes rich\n", said)
-    assert "PYTHONPATH=build/packages make gpu" in said
+    tags = [f"--platform {tag}_{platform.machine()}" for tag in ("manylinux2014", "manylinux_2_28")]
+    assert " ".join(tags) in said
+    assert f"  {shlex.quote(sys.executable)} -m pip install --no-index --find-links wheels" in said
+    assert f"PYTHONPATH=build/packages make gpu PYTHON={shlex.quote(sys.executable)}\n" in said
 
 
 def test_its_packages_are_those_of_the_project():

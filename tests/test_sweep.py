@@ -4,6 +4,7 @@
 import io
 import json
 import re
+import signal
 from types import SimpleNamespace
 
 import msgspec
@@ -15,8 +16,10 @@ from support import CPU
 from roofbench import cli, results, session, sweep, trials
 from roofbench.backends.base import Claim, Launch, Ways
 from roofbench.backends.numpy_ import NumPy
+from roofbench.ceilings import Roof
 from roofbench.engine import Rules
 from roofbench.numerics import Limit
+from roofbench.ops import OPS
 from roofbench.plan import Options
 from roofbench.rows import RowSpec
 from roofbench.session import Session
@@ -24,7 +27,7 @@ from roofbench.sweep import Shape, Sweep
 from roofbench.trials import Stands, Trial
 from roofbench.worker import Worker
 
-RULES = Rules(cap_s=0.5, min_s=0.02, min_samples=20)
+RULES = Rules(cap_s=0.5, min_s=0.02, min_samples=20, min_turns=8)
 
 
 CONFIGS = ("Config(4, 1)", "Config(8, 1)", "Config(16, 1)", "Config(32, 1)")
@@ -221,7 +224,84 @@ def test_time_that_is_up(run, tmp_path):
     run.options = SimpleNamespace(seconds=1e-9)
     file = sweep.sweep(run, tmp_path / "sweep.json", lambda _: None)
     assert not file.finished
-    assert "2 64 128: 3 configurations were not tried: the time was up" in shown(file)
+    assert [(shape.best, shape.trials) for shape in file.shapes] == [(None, [])] * 2
+    assert len(json.loads((tmp_path / "sweep.json").read_text())["shapes"]) == 2
+    text = shown(file)
+    assert "2 64 128: not tried: the time was up\n2 96 128: not tried: the time was up\n" in text
+    assert "2 64 128, 2 96 128: nothing could be timed.\n" in text
+
+
+def test_time_that_is_up_within_a_shape(run, tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(sweep, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    run.options = SimpleNamespace(seconds=10.0)
+    tried = run.worker.trial
+    run.worker.trial = lambda *given, **more: (now.append(now.pop() + 6.0), tried(*given, **more))[1]
+    file = sweep.sweep(run, tmp_path / "sweep.json", lambda _: None)
+    assert len(file.shapes[0].trials) == 2
+    assert file.shapes[0].best.config == "Config(8, 1)"  # what was tried is confirmed
+    assert file.shapes[1].best is None
+    text = shown(file)
+    assert "2 64 128: 1 configurations were not tried: the time was up" in text
+    assert "2 96 128: not tried: the time was up" in text
+
+
+def test_what_is_wrong_is_no_verdict(run, tmp_path):
+    run.backend.configs = dict.fromkeys(CONFIGS, "wrong")
+    file = sweep.sweep(run, tmp_path / "sweep.json", lambda _: None)
+    assert file.failed
+    text = shown(file)
+    assert "2 64 128, 2 96 128: nothing could be timed." in text
+    assert "Config(8, 1) at 2 64 128 and 7 more: INCORRECT: y " in text
+    assert "No configuration is faster" not in text
+
+
+@pytest.mark.parametrize(("status", "failed"), [("THROTTLED", False), ("SUSPECT", True), ("ERROR", True)])
+def test_a_best_that_does_not_count_is_no_line(status, failed):
+    best = Trial(config="Config(8, 1)", status=status, reason="of heat", median_s=1e-4, present_s=2e-4, ratio=2.0,
+                 ratio_ci95=(1.9, 2.1), pct_measured=310.0)  # fmt: skip
+    shape = Shape(op="gemv", backend="triton", format="bf16", case="c", file="f.py", chip="sm_90", sizes={"M": 1},
+                  fields=["BLOCK", "SPLIT"], present="Config(4, 1)", best=best)  # fmt: skip
+    file = Sweep(created="", command="", device={}, environment={}, shapes=[shape])
+    assert not shape.gains
+    assert file.failed == failed
+    text = shown(file)
+    assert f"Config(8, 1) at 1: {status}: of heat" in text
+    assert "->" not in text
+    assert "No configuration is faster" not in text
+    assert "310" not in text
+
+
+def test_a_best_that_is_faster_than_its_roof_can_be(bench):
+    """The roof does its work in a millisecond; this does as much in half of it."""
+    work = OPS["gemv"].traffic(CASES["gemv"]).bytes
+    roof = bench._backend.machine.lane("read", 1e-3)
+    bench.bound = lambda spec: ("bandwidth", Roof("read", CASES["gemv"], work, roof, work / 1e-3, [], {}))
+    found = trial(bench, "Config(8, 1)", roof=True)
+    assert found.status == "SUSPECT"
+    assert re.match(r"(199|200)% of the measured read roof at least", found.reason)
+    assert trial(bench, "Config(4, 1)", roof=True).status in ("OK", "NOISY")
+    bench.device = SimpleNamespace(kind="gpu", memory=SimpleNamespace(bandwidth_gbs=1e-9))
+    found = trial(bench, "Config(4, 1)", roof=True)
+    assert (found.status, "that the device can do" in found.reason) == ("SUSPECT", True)
+
+
+def test_ends_from_outside_are_like_interrupts(run, tmp_path):
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        run.worker.trial = lambda *_, **__: signal.raise_signal(signal.SIGTERM)
+        assert sweep.sweep(run, tmp_path / "sweep.json", lambda _: None).interrupted
+        run.finish()
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_file_that_cannot_be_written_costs_no_trial(run, tmp_path):
+    (tmp_path / "file").touch()
+    run.worker.trial = lambda *_, **__: pytest.fail("a trial was made")
+    with pytest.raises(ValueError, match="results cannot be written to "):
+        sweep.sweep(run, tmp_path / "file" / "sweep.json", lambda _: None)
 
 
 def test_narrow_terminals_lose_nothing():
@@ -270,6 +350,9 @@ def test_the_command_prints_and_keeps_what_it_found(tmp_path, monkeypatch, capsy
     said = capsys.readouterr()
     assert "(1): Config(8, 1),  # 2.00 x Config(4, 1)" in said.out
     assert (tmp_path / said.err.strip()).name.endswith("-sweep.json")
+    best.status = "SUSPECT"
+    assert cli.main(words) == 1
+    capsys.readouterr()
     fake.interrupted = True
     assert cli.main([*words, "--json", "--out", "s.json"]) == 130
     assert json.loads(capsys.readouterr().out)["shapes"][0]["best"]["config"] == "Config(8, 1)"

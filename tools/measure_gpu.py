@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -60,8 +61,13 @@ def main() -> int:
     end = time.monotonic() + options.seconds
     if missing := _lacks(PACKAGES):
         return _refuse(_carry(missing))
-    from roofbench import devices
+    from roofbench import devices, session
     from roofbench.backends import BACKENDS
+
+    try:
+        _check(options)
+    except ValueError as error:
+        return _refuse(str(error))
 
     chosen = [backend for backend in BACKENDS if backend.name in options.backend or not options.backend]
     backends = {backend.name: backend.missing() for backend in chosen if backend.accelerator}
@@ -69,7 +75,15 @@ def main() -> int:
     if not ready:
         return _refuse("\n".join(f"backend {name}: {reason}" for name, reason in backends.items()) or "no GPU backend")
     gpu = next((found.name for found in devices.detect() if found.kind == "gpu"), "gpu")
-    folder = _folder(options.out.resolve() / _slug(gpu))
+    lock = session.machine_lock()
+    try:
+        session.hold(lock)
+        folder = _folder(options.out.resolve() / _slug(gpu))
+    except ValueError as error:
+        return _refuse(str(error))
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
+        lock.release()
+        return _refuse(f"--out {options.out}: {getattr(error, 'strerror', None) or error}")
     trouble: list[str] = []
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores one
@@ -77,14 +91,28 @@ def main() -> int:
     try:
         _environment(folder / "environment.json", gpu, backends)
         trouble += _numerics(ready, options, folder / "numerics.json")
+        lock.release()  # the suite takes it
         trouble += _suite(ready, options, rest, folder, end - time.monotonic())
     except KeyboardInterrupt:
         trouble.append("interrupted")
+    finally:
+        lock.release()
     said = _said(folder / "numerics.json")
     table = _table(folder / f"{options.suite}.json")
     (folder / f"{options.suite}.txt").write_text("\n".join([gpu, *said, "", table, *trouble, ""]), encoding="utf-8")
     print("\n".join([*said, *trouble, f"results are in {folder}"]))
     return 130 if "interrupted" in trouble else int(bool(trouble))
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse words that the suite would refuse in some minutes. Raises ValueError, or exits as argparse does."""
+    from roofbench import cli
+
+    suite = argparse.ArgumentParser(prog="measure_gpu", add_help=False)
+    cli.add_bench_options(suite.add_argument)
+    given = suite.parse_args()
+    given.suite, given.seconds = options.suite, options.seconds
+    cli.bench_options(given)
 
 
 def _lacks(names: Sequence[str]) -> list[str]:
@@ -100,14 +128,15 @@ def _carry(missing: Sequence[str]) -> str:
     """How modules come to a machine without a network."""
     names = " ".join(name.replace("_", "-") for name in missing)
     version = ".".join(platform.python_version_tuple()[:2])
-    wheels = f"manylinux2014_{platform.machine()}"
+    wheels = " ".join(f"--platform {tag}_{platform.machine()}" for tag in ("manylinux2014", "manylinux_2_28"))
+    python = shlex.quote(sys.executable)
     return (
         f"missing: {names}\n"
-        "With a network: pip install them. Without one, on a machine that has it:\n"
-        f"  pip download -d wheels --only-binary=:all: --python-version {version} --platform {wheels} {names}\n"
+        f"With a network: {python} -m pip install {names}\nWithout one, on a machine that has it:\n"
+        f"  pip download -d wheels --only-binary=:all: --python-version {version} {wheels} {names}\n"
         "then here, with the folder wheels:\n"
-        f"  pip install --no-index --find-links wheels --target build/packages {names}\n"
-        "  PYTHONPATH=build/packages make gpu"
+        f"  {python} -m pip install --no-index --find-links wheels --target build/packages {names}\n"
+        f"  PYTHONPATH=build/packages make gpu PYTHON={python}"
     )
 
 
@@ -161,7 +190,9 @@ def _numerics(backends: Sequence[str], options: argparse.Namespace, path: Path) 
         worker.close()
     for line in _said(path):
         print(line, file=sys.stderr)
-    return [f"{what}: {result}" for what, result in found.items() if result.startswith(("INCORRECT", "ERROR"))]
+    untried = [what for what, result in found.items() if _verdict(result) == VERDICTS[2]]
+    trouble = [f"{what}: {result}" for what, result in found.items() if result.startswith(("INCORRECT", "ERROR"))]
+    return trouble + ([f"{len(untried)} not tried: {', '.join(untried)}"] if untried else [])
 
 
 def _said(path: Path) -> list[str]:

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import inspect
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from importlib import metadata
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +30,7 @@ from roofbench.timing import Clock
 
 _MOE = ("bf16", "int4", "mxfp4")  # formats of gemv_moe
 _PRODUCTS = ("gemv", "gemv_moe", "gemm")
+_LEAST = {"torch": (2, 10), "triton": (3, 6)}  # versions; one brings the other
 
 
 class Triton(Backend):
@@ -43,7 +47,7 @@ class Triton(Backend):
     def missing(self) -> str | None:
         if not importlib.util.find_spec("triton"):
             return "triton is not installed: pip install triton"
-        return self._gpu.missing()
+        return self._gpu.missing() or _too_old()
 
     def claim(self, op: str, format: str) -> Claim | str:
         if op == "gemv_moe" and format not in _MOE:
@@ -115,7 +119,10 @@ class Triton(Backend):
         claim = self.claim(op, format)
         if isinstance(claim, str) or not (configs := self._configs(op, format, dims)):
             return None
-        pick, known = _module(self._stem(op, format)).pick_config, self._known(op, format, dims)
+        module, known = _module(self._stem(op, format)), self._known(op, format, dims)
+        if hasattr(module, "UNALIGNED") and known["K"] % 16:  # a launch takes that, whatever `pick_config` says
+            return None
+        pick = module.pick_config
         present, takes = _named(pick, known), inspect.signature(pick).parameters
         return Ways(
             f"kernels/{self._stem(op, format)}.py",
@@ -204,6 +211,23 @@ def _written(config: Any) -> str:
 def _words(config: Any) -> str:
     """A configuration as messages name it: ``BLOCK 1024, warps 4``."""
     return ", ".join(f"{name.removeprefix('num_')} {value}" for name, value in config._asdict().items())
+
+
+def _too_old() -> str | None:
+    for name, least in _LEAST.items():
+        version = _version(name)
+        if (known := tuple(map(int, re.findall(r"\d+", version)[:2]))) and known < least:
+            return f"{name} {version} is too old: pip install 'torch>=2.10', which brings Triton 3.6 or later"
+    return None
+
+
+@cache
+def _version(name: str) -> str:
+    """Of a module; AMD's packages have other names."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return str(getattr(importlib.import_module(name), "__version__", ""))
 
 
 @cache
