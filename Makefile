@@ -31,7 +31,7 @@ lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror csrc/*.c csrc/*.h tests/wrong/*.c kernelsim/runtime/*.[ch]pp kernelsim/runtime/*/*.[ch]pp
+	$(BIN)/clang-format --dry-run --Werror csrc/*.c csrc/*.cu csrc/*.h tests/wrong/*.c kernelsim/runtime/*.[ch]pp kernelsim/runtime/*/*.[ch]pp
 
 wheel:
 	@$(PYTHON) tools/make_venv.py lint --index "$(TORCH_INDEX)"

@@ -19,6 +19,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 HEADER = HERE / "cpu_kernels.h"
+CUDA_HEADER = HERE / "cuda_kernels.h"
 
 # Contraction: a multiply-add rounds once wherever the chip can, as ISO modes of GCC otherwise forbid.
 # psabi: vectors wider than the baseline's registers never cross a call between files.
@@ -78,15 +79,15 @@ def flags() -> tuple[list[str], list[str]]:
     return [*COMPILE, *level(), "-include", str(HEADER), *threads], threads
 
 
-def declarations() -> str:
-    """Plain C prototypes, cut out of the header for cffi."""
-    text = HEADER.read_text()
+def declarations(header: Path = HEADER) -> str:
+    """Plain C prototypes, cut out of a header for cffi."""
+    text = header.read_text()
     return text[text.index("/* cffi: begin */") : text.index("/* cffi: end */")]
 
 
-def prototypes() -> dict[str, list[tuple[str, str]]]:
-    """Launcher -> its (type, name) arguments, as the header spells them."""
-    text = re.sub(r"/\*.*?\*/", "", declarations(), flags=re.DOTALL)
+def prototypes(header: Path = HEADER) -> dict[str, list[tuple[str, str]]]:
+    """Launcher -> its (type, name) arguments, as a header spells them."""
+    text = re.sub(r"/\*.*?\*/", "", declarations(header), flags=re.DOTALL)
     found = {}
     for name, arguments in re.findall(r"(rb_\w+)\(([^)]*)\);", text):
         pairs = re.findall(r"\s*(.*?)(\w+)\s*(?:,|$)", " ".join(arguments.split()))

@@ -213,10 +213,12 @@ class Memcpy(Rival):
         return [bound(arrays) for arrays in buffers]
 
 
+_GPU: tuple[Rival, ...] = (TorchGpu(), MlxGpu(), DeviceCopy())
 # MLX's wheel for Linux links a reference BLAS: nobody's rival.
 RIVALS: dict[str, tuple[Rival, ...]] = {
     "cpu": (TorchCpu(), *([MlxCpu()] if sys.platform == "darwin" else []), Memcpy()),
-    "triton": (TorchGpu(), MlxGpu(), DeviceCopy()),
+    "triton": _GPU,
+    "cuda": _GPU,
 }
 
 

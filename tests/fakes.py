@@ -117,6 +117,9 @@ class FakeGpu(Gpu):
     def chip(self):
         return "sm_90"
 
+    def stream(self):
+        return 0
+
     def properties(self):
         return SimpleNamespace(L2_cache_size=1 << 14, major=9, minor=0, multi_processor_count=4)
 

@@ -73,7 +73,7 @@ def test_the_reference_is_not_measured_unasked():
         ({"models": ("gpt-5",)}, "unknown model 'gpt-5'"),
         ({"ops": ("conv",)}, "unknown op 'conv'"),
         ({"formats": ("int3",)}, "unknown format 'int3'"),
-        ({"backends": ("opencl",)}, "unknown backend 'opencl'; known: triton cpu numpy"),
+        ({"backends": ("opencl",)}, "unknown backend 'opencl'; known: triton cuda cpu numpy"),
         ({"device": "gtx-480"}, "unknown device 'gtx-480'"),
         ({"rivals": ("blis",)}, "unknown rival 'blis'"),
         ({"seed": -1}, "--seed -1 must be from 0 to"),

@@ -436,7 +436,7 @@ class TestResume:
     @pytest.mark.parametrize(
         ("change", "says"),
         [
-            ({"backend": "cuda"}, "run.json: row kv_append-cuda-bf16-.*: unknown backend 'cuda'"),
+            ({"backend": "opencl"}, "run.json: row kv_append-opencl-bf16-.*: unknown backend 'opencl'"),
             ({"op": "conv"}, "run.json: row conv-cpu-bf16-.*: unknown op 'conv'"),
             ({"format": "int2"}, "run.json: row kv_append-cpu-int2-.*: format 'int2' is unknown to kv_append"),
         ],

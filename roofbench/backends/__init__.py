@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from roofbench.backends.base import Backend
 from roofbench.backends.cpu import Cpu
+from roofbench.backends.cuda import Cuda
 from roofbench.backends.numpy_ import NumPy
 from roofbench.backends.triton_ import Triton
 
 # The backend that best uses the machine stands first.
-BACKENDS: tuple[Backend, ...] = (Triton(), Cpu(), NumPy())
+BACKENDS: tuple[Backend, ...] = (Triton(), Cuda(), Cpu(), NumPy())
 
 
 def backend_of(name: str) -> Backend:

@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 
 from roofbench import smi
-from roofbench.backends.base import Call, Launch
+from roofbench.backends.base import Backend, Call, Launch
+from roofbench.devices import Device
 from roofbench.engine import MeasurementError
 from roofbench.formats import DTYPES, Array
 from roofbench.numerics import GUARD_BYTES
 from roofbench.smi import Sensors
-from roofbench.telemetry import Reading
+from roofbench.telemetry import Reading, Telemetry
+from roofbench.timing import Clock
 
 _GUARD = 0xA5
 _ALIGN = 256  # of every array, as cudaMalloc aligns
@@ -70,6 +72,12 @@ class Gpu:
 
         torch.cuda.empty_cache()  # what torch keeps is free, too
         return int(torch.cuda.mem_get_info(0)[0])
+
+    def stream(self) -> int:
+        """The cudaStream_t or hipStream_t that launches go to, which may be one that is captured."""
+        import torch
+
+        return int(torch.cuda.current_stream(0).cuda_stream)
 
     def synchronize(self) -> None:
         import torch
@@ -209,6 +217,40 @@ class GraphClock:
                 f"a graph of {len(calls)} launches takes {graph * 1e6:.1f} us, "
                 f"one by one behind a spinning kernel they take {events * 1e6:.1f} us"
             )
+
+
+class GpuBackend(Backend):
+    """Kernels on a device of torch.cuda: all that does not depend on what they are written in.
+
+    Args:
+        gpu: another than the first.
+    """
+
+    accelerator = True
+    warmup_s = 0.2
+
+    def __init__(self, gpu: Gpu | None = None) -> None:
+        self._gpu = gpu or Gpu()
+
+    def clock(self) -> Clock:
+        return GraphClock(self._gpu)
+
+    def telemetry(self) -> Telemetry:
+        return GpuTelemetry(self._gpu)
+
+    def facts(self) -> dict[str, Any] | None:
+        return self._gpu.facts()
+
+    def last_level_cache(self, device: Device | None) -> int:
+        """What the driver says, or the catalogue's where that is more: the system's cache of an iGPU."""
+        of_catalogue = device.llc_bytes if device and device.kind == "gpu" else None
+        return max(int(self._gpu.properties().L2_cache_size), of_catalogue or 0)
+
+    def free_memory(self) -> int | None:
+        return self._gpu.free_memory()
+
+    def usable(self) -> bool:
+        return self._gpu.usable()
 
 
 class DeviceLaunch(Launch):

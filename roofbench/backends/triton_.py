@@ -17,32 +17,22 @@ from typing import Any
 import numpy as np
 
 from roofbench import sources
-from roofbench.backends.base import Backend, Call, Claim, Launch, Ways
-from roofbench.backends.gpu import DeviceLaunch, Gpu, GpuTelemetry, GraphClock, put
-from roofbench.devices import Device
+from roofbench.backends.base import Call, Claim, Launch, Ways
+from roofbench.backends.gpu import DeviceLaunch, GpuBackend, put
 from roofbench.formats import FORMATS, Array
 from roofbench.numerics import Limit
 from roofbench.op import TYPES, dtype_of
 from roofbench.ops import OPS
 from roofbench.ops.probe import KINDS, PEAKS
-from roofbench.telemetry import Telemetry
-from roofbench.timing import Clock
 
 _MOE = ("bf16", "int4", "mxfp4")  # formats of gemv_moe
 _PRODUCTS = ("gemv", "gemv_moe", "gemm")
 _LEAST = {"torch": (2, 10), "triton": (3, 6)}  # versions; one brings the other
 
 
-class Triton(Backend):
-    """Args: gpu: another than the first of torch.cuda."""
-
+class Triton(GpuBackend):
     name = "triton"
     heading = "Triton"
-    accelerator = True
-    warmup_s = 0.2
-
-    def __init__(self, gpu: Gpu | None = None) -> None:
-        self._gpu = gpu or Gpu()
 
     def missing(self) -> str | None:
         if not importlib.util.find_spec("triton"):
@@ -157,26 +147,6 @@ class Triton(Backend):
         if op == "kv_copy_blocks":
             known["width"] *= dims["block_size"]
         return known
-
-    def clock(self) -> Clock:
-        return GraphClock(self._gpu)
-
-    def telemetry(self) -> Telemetry:
-        return GpuTelemetry(self._gpu)
-
-    def facts(self) -> dict[str, Any] | None:
-        return self._gpu.facts()
-
-    def last_level_cache(self, device: Device | None) -> int:
-        """What the driver says, or the catalogue's where that is more: the system's cache of an iGPU."""
-        of_catalogue = device.llc_bytes if device and device.kind == "gpu" else None
-        return max(int(self._gpu.properties().L2_cache_size), of_catalogue or 0)
-
-    def free_memory(self) -> int | None:
-        return self._gpu.free_memory()
-
-    def usable(self) -> bool:
-        return self._gpu.usable()
 
     def probe_sizes(self, cold_bytes: int) -> tuple[int, int]:
         return min(max(cold_bytes // 4, 256 << 20), 2 << 30), 4096 * int(_module("probe").GRANULE)
