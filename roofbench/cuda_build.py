@@ -43,7 +43,7 @@ class Nvcc:
 
     def missing(self) -> str | None:
         if not nvcc():
-            return "there is no nvcc: install the CUDA toolkit, name it in NVCC, or pip install 'roofbench[cuda]'"
+            return "there is no nvcc: install the CUDA toolkit, or name its compiler in NVCC"
         if version() < LEAST:
             return f"nvcc is {'.'.join(map(str, version()))}; it must be {'.'.join(map(str, LEAST))} or later"
         return None
